@@ -1,0 +1,44 @@
+"""Installs the programs under their own names.
+
+They are scripts, not console entry points: an entry point called zmqpush.py would import itself.
+zmqpush-watermark.py finds zmqpush.py beside it, in the checkout as in a bin directory.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+# Read as text: importing it would need pyzmq and aiozmq before they can be installed.
+VERSION = re.search(
+    r'^__version__ = "(.+)"$',
+    Path(__file__).with_name("zmqpush.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+if VERSION is None:
+    raise SystemExit("setup.py: zmqpush.py has no __version__")
+
+PROGRESS = ["tqdm"]
+
+setup(
+    name="zmqpush",
+    version=VERSION[1],
+    description="Ships lines of standard input as Logstash events out of a ZeroMQ PUSH socket",
+    license="MIT",
+    classifiers=[
+        "Environment :: Console",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: System :: Logging",
+    ],
+    scripts=["zmqpush.py", "zmqpush-watermark.py"],
+    # No modules: or setuptools looks for some by itself, and stops at what it finds.
+    py_modules=[],
+    python_requires=">=3.9",
+    install_requires=["pyzmq>=24", "aiozmq>=1.0"],  # Debian 12 has 24.0.1 and 1.0.0
+    extras_require={
+        "progress": PROGRESS,
+        "test": ["hypothesis", "pytest", "pytest-timeout", "pytest-xdist", *PROGRESS],
+        "lint": ["mypy", "ruff", "types-setuptools", "types-tqdm"],
+    },
+)

@@ -1,0 +1,1077 @@
+#!/usr/bin/env python3
+"""Push every line of standard input, as a Logstash JSON event, out of a ZeroMQ PUSH socket.
+
+The pattern is the pipeline of the ZeroMQ Guide. Two coroutines and an unbounded queue:
+
+    stdin --epoll--> stdin_queuer() --> asyncio.Queue --> zmq_pusher() --> PUSH --> collector
+                     reads a chunk      of chunks         formats a chunk,
+                     of whole lines                       sends its messages
+
+The unit inside is the chunk, the whole lines of one read; the unit on the wire is one event a
+message. Nothing is done a line at a time that can be done a chunk at a time: that is where the
+speed comes from. The parts below stand in the order in which a line meets them: input, backlog,
+event, output, ending, command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import asyncio.unix_events
+import collections
+import contextlib
+import fcntl
+import functools
+import json
+import math
+import operator
+import os
+import re
+import select
+import shlex
+import signal
+import socket
+import stat
+import struct
+import sys
+import termios
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime, timezone
+from typing import Any, NoReturn
+
+SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+if __name__ == "__main__":  # what comes during the imports waits until there is somebody to act
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def say(text: str) -> None:
+    """Write one line on stderr; where it is closed or full, there is nobody left to tell."""
+    line = f"{os.path.basename(sys.argv[0])}: {text}\n"
+    try:
+        os.write(2, line.encode(errors="backslashreplace"))
+    except OSError:
+        return
+
+
+def fail(text: str) -> NoReturn:
+    """End with one line on stderr and status 2: what was asked for cannot be."""
+    say(text)
+    raise SystemExit(2)
+
+
+if sys.platform != "linux":
+    fail("this program needs Linux (epoll)")
+try:
+    import zmq
+    import zmq.backend
+
+    # aiozmq 1.0.0 imports this name, which Python 3.14 has dropped, and does not use it here.
+    if not hasattr(asyncio.unix_events, "SafeChildWatcher"):
+        asyncio.unix_events.SafeChildWatcher = object  # type: ignore[misc, assignment, unused-ignore]
+    import aiozmq
+except ImportError as missing:
+    fail(f"{missing}: install pyzmq and aiozmq (on Debian python3-zmq and python3-aiozmq)")
+
+__version__ = "1.0.0"
+
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:2120"  # the port of Logstash's zeromq input
+READ_SIZE = 256 * 1024  # bytes asked for at once
+CHUNK_SIZE = 64 * 1024  # bytes; smaller chunks that wait are put together up to this size
+FILE_AHEAD = 4 * 1024 * 1024  # bytes to read ahead in a regular file: it keeps the rest for us
+LONGEST_CHARACTER = 4  # bytes, in UTF-8 (RFC 3629)
+GRACE_AFTER_SIGNAL_S = 2.0
+LAST_HANDOVER_S = 0.5  # at least this is left for delivery when reading on has used up the grace
+NOTICE_AFTER_S = 1.0  # how long the end of input waits for a collector before we say so
+KEEPALIVE_AFTER_S = 60
+RECONNECT_MS = 100
+RECONNECT_MAX_MS = 2000
+PROGRESS_S = 0.5
+SHORTEST_INTERVAL_S = 0.001
+LARGEST_INT = 2**31 - 1  # of C, which libzmq's options have
+
+
+# ---- input ------------------------------------------------------------------------------------
+
+
+def pieces(line: bytes, size: int) -> Iterator[bytes]:
+    """Cut `line` into pieces of at most `size` bytes, between UTF-8 characters; joined, the line.
+
+    Where the bytes are not UTF-8 there is no character to spare, and the cut falls at `size`.
+    """
+    start = 0
+    while len(line) - start > size:
+        end = start + size
+        for lead in range(end, end - LONGEST_CHARACTER, -1):
+            if line[lead] & 0xC0 != 0x80:  # not a continuation byte: a character begins here
+                end = lead
+                break
+        yield line[start:end]
+        start = end
+    yield line[start:]
+
+
+class LineSplitter:
+    """Cuts a stream of bytes into whole lines. Pure; where the reads fell makes no difference.
+
+    A line ends with LF or CR LF, and each comes out ended by one LF. A line of more than
+    `max_line` bytes (0: no limit) comes out in pieces, each of them a line.
+    """
+
+    def __init__(self, max_line: int) -> None:
+        self.has_cut = False
+        self._max_line = max_line
+        self._tail: list[bytes] = []  # the beginning of a line whose end has not come yet
+        self._tail_size = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes of the stream, return the lines that are whole now."""
+        end = data.rfind(b"\n") + 1
+        lines = b""
+        if end:
+            lines = b"".join([*self._tail, data[:end]])
+            if b"\r" in lines:
+                lines = lines.replace(b"\r\n", b"\n")
+            if 0 < self._max_line < len(lines):
+                lines = self._cut(lines)
+            self._tail, self._tail_size = [], 0
+        if end < len(data):
+            self._tail.append(data[end:])
+            self._tail_size += len(data) - end
+            if 0 < self._max_line < self._tail_size:
+                lines += self._cut_tail()
+        return lines
+
+    def end(self) -> bytes:
+        """Return the last line, which has no line end."""
+        tail = b"".join(self._tail)
+        self._tail, self._tail_size = [], 0
+        return self._cut(tail + b"\n") if tail else b""
+
+    def _cut(self, lines: bytes) -> bytes:
+        whole = lines[:-1].split(b"\n")
+        if not self._max_line or max(map(len, whole)) <= self._max_line:
+            return lines
+        self.has_cut = True
+        cut = [piece for line in whole for piece in pieces(line, self._max_line)]
+        return b"\n".join(cut) + b"\n"
+
+    def _cut_tail(self) -> bytes:
+        tail = b"".join(self._tail)
+        undecided = b"\r" if tail.endswith(b"\r") else b""  # half of a line end, or of the line
+        *cut, rest = pieces(tail[: len(tail) - len(undecided)], self._max_line)
+        self.has_cut = self.has_cut or bool(cut)
+        self._tail = [rest + undecided]
+        self._tail_size = len(self._tail[0])
+        return b"".join(piece + b"\n" for piece in cut)
+
+
+class Pace:
+    """Tells how long to gather input before reading it. Pure; times in seconds, sizes in bytes.
+
+    A wake-up costs as much as dozens of lines. A source that wakes us seldom is read at once;
+    one that writes line by line thousands of times a second is left to write for a few
+    milliseconds, and its lines are taken together, as network drivers moderate interrupts.
+    """
+
+    WAKES = 16  # after so many wake-ups the pace is judged anew
+    SELDOM = 2000  # writes a second that are taken one by one
+    LONGEST_S = 0.005
+    SHORTEST_S = 0.001  # epoll cannot wait less
+    GATHERED = 16 * 1024  # a quarter of a pipe: the writer must not find it full
+
+    def __init__(self) -> None:
+        self._pause_s = 0.0
+        self._wakes = 0
+        self._bytes = 0
+        self._since = 0.0
+        self._write_size = 1.0
+
+    def took(self, size: int) -> None:
+        """Count `size` bytes read."""
+        self._bytes += size
+
+    def woken(self, now: float) -> float:
+        """Count a wake-up at `now`; return how long to wait before reading."""
+        self._wakes += 1
+        if self._wakes >= self.WAKES:
+            rate = self._bytes / max(now - self._since, 1e-9)
+            if not self._pause_s:
+                self._write_size = max(self._bytes / self._wakes, 1.0)
+            frequent = rate / self._write_size > self.SELDOM
+            pause_s = min(self.LONGEST_S, self.GATHERED / rate) if frequent else 0.0
+            self._pause_s = pause_s if pause_s >= self.SHORTEST_S else 0.0
+            self._wakes, self._bytes, self._since = 0, 0, now
+        return self._pause_s
+
+
+class Stdin:
+    """Descriptor 0 as an asynchronous source of bytes, whatever it is.
+
+    A pipe, FIFO or socket is made non-blocking and watched by an edge-triggered epoll (epoll(7)).
+    O_NONBLOCK belongs to the open file, which others may share: `close()` puts it back. A
+    terminal is shared with the shell and with stdout, so it stays blocking, and is read once
+    each time it says that it is ready. epoll refuses what is always ready, such as a regular
+    file, with EPERM.
+    """
+
+    def __init__(self) -> None:
+        """Raises OSError where descriptor 0 cannot be read."""
+        status = os.fstat(0)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError("it is a directory")
+        self._flags = fcntl.fcntl(0, fcntl.F_GETFL)
+        if self._flags & os.O_ACCMODE == os.O_WRONLY:
+            raise PermissionError("it is open for writing only")
+        self.file_size = status.st_size if stat.S_ISREG(status.st_mode) else None
+        self.started_at = time.monotonic()
+        self.taken = 0  # bytes read
+        self._allowance = math.inf  # bytes that may still be read
+        self._terminal = os.isatty(0)
+        self._empty = self._terminal  # nothing to read until epoll tells
+        self._hung_up = False
+        self._pace = Pace()
+        self._loop = asyncio.get_running_loop()
+        self._ready = asyncio.Event()
+        self._epoll = select.epoll()
+        self._events = select.EPOLLIN | select.EPOLLRDHUP
+        self._events |= select.EPOLLONESHOT if self._terminal else select.EPOLLET
+        try:
+            self._epoll.register(0, self._events)
+        except PermissionError:
+            self.always_ready = True
+            return
+        self.always_ready = False
+        self._loop.add_reader(self._epoll.fileno(), self._on_epoll)
+        if not self._terminal:
+            fcntl.fcntl(0, fcntl.F_SETFL, self._flags | os.O_NONBLOCK)
+
+    def close(self) -> None:
+        """Stop watching and put the flags of the open file back; may be called again."""
+        if not self._epoll.closed:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            if not self._terminal:
+                fcntl.fcntl(0, fcntl.F_SETFL, self._flags)
+
+    async def read(self) -> bytes:
+        """Wait for input; return what is there, b"" at the end. Raises OSError."""
+        while self._allowance:
+            if self._empty:
+                if self._allowance < math.inf:
+                    break
+                await self._until_ready()
+            size = int(min(READ_SIZE, self._allowance))
+            try:
+                data = os.read(0, size)
+            except BlockingIOError:
+                self._empty = True
+                continue
+            except OSError:
+                if self._terminal:  # EIO: it has hung up
+                    break
+                raise
+            # A short read has emptied a pipe (epoll(7)); but the edge that told of a hang-up is
+            # spent, and there the end itself must be read.
+            self._empty = self._terminal or (len(data) < size and not self._hung_up)
+            self._allowance -= len(data)
+            self._pace.took(len(data))
+            self.taken += len(data)
+            return data
+        return b""
+
+    def finish(self, with_what_is_there: bool) -> None:
+        """Let the input end now, or after what a pipe, socket or terminal holds at this moment."""
+        self._allowance = 0
+        if with_what_is_there and not self.always_ready:
+            held = fcntl.ioctl(0, termios.FIONREAD, struct.pack("i", 0))
+            self._allowance = struct.unpack("i", held)[0]
+        self._ready.set()
+
+    async def _until_ready(self) -> None:
+        if self._terminal:
+            self._ready.clear()
+            self._epoll.modify(0, self._events)
+        await self._ready.wait()
+        self._ready.clear()
+        self._empty = False
+        pause_s = self._pace.woken(self._loop.time())
+        if pause_s:
+            await asyncio.sleep(pause_s)
+
+    def _on_epoll(self) -> None:
+        for _, events in self._epoll.poll(0):  # to take the event is what clears the edge
+            if events & (select.EPOLLHUP | select.EPOLLRDHUP | select.EPOLLERR):
+                self._hung_up = True
+            self._ready.set()
+
+
+async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -> bool:
+    """Put the lines of stdin into the backlog until they end.
+
+    Returns whether they ended well: where reading failed, a line on stderr has said why.
+    """
+    complete = True
+    warned = False
+    try:
+        while data := await stdin.read():
+            backlog.put(splitter.feed(data))
+            if splitter.has_cut and not warned:
+                warned = True
+                say("a line is longer than --max-line; such lines are sent in pieces")
+            await backlog.room()
+    except OSError as error:
+        say(f"cannot read standard input: {error.strerror}")
+        complete = False
+    finally:
+        stdin.close()
+    backlog.put(splitter.end())
+    backlog.end()
+    return complete
+
+
+# ---- backlog ----------------------------------------------------------------------------------
+
+
+class Chunk:
+    """Whole lines, each ended by LF, that are sent together."""
+
+    __slots__ = ("count", "parts", "read_at_ms", "size")
+
+    def __init__(self, lines: bytes, count: int, read_at_ms: int) -> None:
+        self.parts = [lines]
+        self.size = len(lines)
+        self.count = count
+        self.read_at_ms = read_at_ms  # since the epoch; 0 where nobody asked
+
+    def add(self, lines: bytes, count: int) -> None:
+        """Append more lines; one that is full becomes one piece of memory."""
+        self.parts.append(lines)
+        self.size += len(lines)
+        self.count += count
+        if self.size >= CHUNK_SIZE:
+            self.parts = [b"".join(self.parts)]
+
+
+class Backlog:
+    """What was read and is not sent yet: an unbounded asyncio.Queue of chunks, and its size.
+
+    `limit` (bytes; 0: none) is the one signal that goes upstream: while so much waits, `room()`
+    does not return, stdin is not read, and whoever writes there is held back.
+    """
+
+    def __init__(self, limit: int, timestamps: bool) -> None:
+        self.read = 0  # lines; a long line counts its pieces
+        self.sent = 0  # of these, taken by libzmq
+        self.size = 0  # bytes of input that wait
+        self.last_sent_at = 0.0  # time.monotonic()
+        self._limit = limit
+        self._timestamps = timestamps
+        self._room = asyncio.Event()
+        self._queue: asyncio.Queue[Chunk | None] = asyncio.Queue()
+        self._youngest: Chunk | None = None  # the last one put, while nobody has taken it
+
+    def put(self, lines: bytes) -> None:
+        """Append `lines`, read just now, to the youngest chunk if that waits and is small."""
+        if not lines:
+            return
+        read_at_ms = time.time_ns() // 1_000_000 if self._timestamps else 0
+        count = lines.count(b"\n")
+        self.read += count
+        self.size += len(lines)
+        youngest = self._youngest
+        if youngest and youngest.size < CHUNK_SIZE and youngest.read_at_ms == read_at_ms:
+            youngest.add(lines, count)
+        else:
+            self._youngest = Chunk(lines, count, read_at_ms)
+            self._queue.put_nowait(self._youngest)
+
+    def end(self) -> None:
+        """Nothing more will be put."""
+        self._queue.put_nowait(None)
+
+    async def get(self) -> Chunk | None:
+        """Wait for the oldest chunk; None at the end."""
+        if not self._queue.empty():
+            await asyncio.sleep(0)  # nothing to wait for: let stdin and signals have their turn
+        chunk = await self._queue.get()
+        if chunk is self._youngest:
+            self._youngest = None
+        return chunk
+
+    def done(self, chunk: Chunk) -> None:
+        """`chunk` was taken by libzmq, whole."""
+        self.size -= chunk.size
+        self.last_sent_at = time.monotonic()
+        self._room.set()
+
+    async def room(self) -> None:
+        """Let others run, and wait until less than the limit waits."""
+        await asyncio.sleep(0)
+        while self._limit and self.size >= self._limit:
+            self._room.clear()
+            await self._room.wait()
+
+    def lift_limit(self) -> None:
+        """The end is near: what is still read is taken into memory."""
+        self._limit = 0
+        self._room.set()
+
+
+# ---- event ------------------------------------------------------------------------------------
+
+# RFC 8259, section 7: what must be escaped in a string. LF ends our lines and is left alone.
+CONTROL_ESCAPES = {code: json.dumps(chr(code))[1:-1].encode() for code in range(0x20)}
+del CONTROL_ESCAPES[ord("\n")]
+ALL_BUT_CONTROLS = bytes(code for code in range(256) if code not in CONTROL_ESCAPES)
+
+
+def json_escaped(lines: bytes) -> bytes:
+    """Make `lines` the text of JSON strings, all at once, in valid UTF-8; the LFs stay.
+
+    Bytes that are not UTF-8 become `\\xNN`, as Python's backslashreplace has it.
+    """
+    if not lines.isascii():
+        try:
+            lines.decode()
+        except UnicodeDecodeError:
+            lines = lines.decode(errors="backslashreplace").encode()
+    lines = lines.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    for control in set(lines.translate(None, ALL_BUT_CONTROLS)):
+        lines = lines.replace(bytes((control,)), CONTROL_ESCAPES[control])
+    return lines
+
+
+def iso8601(ms: int) -> str:
+    """`ms` since the epoch as Logstash writes a time: UTC, with milliseconds."""
+    return f"{datetime.fromtimestamp(ms // 1000, timezone.utc):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# Numbers stay text: they are never used, and Python refuses to read very long ones.
+STRICT_JSON = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_int=str, parse_float=str
+).decode
+
+
+class EventFormat:
+    """Makes the messages of a chunk. Pure.
+
+    A logstash event is a head, the line, and a tail that all lines of a chunk share, so that a
+    chunk becomes events by replacing its LFs.
+    """
+
+    HEAD = b'{"message":"'
+
+    def __init__(self, options: argparse.Namespace, pid: int) -> None:
+        self.batch = options.batch  # events in a message, at most
+        self._timestamps = options.timestamp
+        forms = {"logstash": self._logstash, "json": self._json, "raw": self._raw}
+        self._make = forms[options.format]
+        members = [("type", read_text(options.logtype)), ("@pid", pid)]
+        members += [("@timestamp", "")] * options.timestamp + options.field
+        self._pairs = {  # of name and value, beside the message
+            name: json.dumps({name: value}, ensure_ascii=False, separators=(",", ":"))[
+                1:-1
+            ].encode()
+            for name, value in members
+        }
+
+    def messages(self, lines: bytes, read_at_ms: int) -> list[bytes]:
+        """The messages that carry `lines`, each of which ends with LF."""
+        pairs = self._pairs
+        if self._timestamps:
+            pairs = {**pairs, "@timestamp": b'"@timestamp":"%b"' % iso8601(read_at_ms).encode()}
+        return self._make(lines[:-1], pairs)
+
+    def _tail(self, pairs: dict[str, bytes]) -> bytes:
+        return b'",' + b",".join(pairs.values()) + b"}"
+
+    def _logstash(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
+        head, tail = self.HEAD, self._tail(pairs)
+        text = json_escaped(lines)
+        if self.batch == 1:
+            return (head + text.replace(b"\n", tail + b"\n" + head) + tail).split(b"\n")
+        return self._arrays(text.split(b"\n"), head, tail)
+
+    def _json(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
+        tail = self._tail(pairs)
+        events = [
+            self._spliced(line, pairs) or self.HEAD + json_escaped(line) + tail
+            for line in lines.split(b"\n")
+        ]
+        return events if self.batch == 1 else self._arrays(events, b"", b"")
+
+    def _raw(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
+        return lines.split(b"\n")
+
+    def _arrays(self, texts: list[bytes], head: bytes, tail: bytes) -> list[bytes]:
+        between = tail + b"," + head
+        starts = range(0, len(texts), self.batch)
+        return [
+            b"[" + head + between.join(texts[start : start + self.batch]) + tail + b"]"
+            for start in starts
+        ]
+
+    @staticmethod
+    def _spliced(line: bytes, pairs: dict[str, bytes]) -> bytes | None:
+        """`line` with the `pairs` it lacks, where it is a JSON object; else None."""
+        if b"{" not in line:
+            return None
+        try:
+            members = STRICT_JSON(line.decode())
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(members, dict):
+            return None
+        lacking = [pair for name, pair in pairs.items() if name not in members]
+        if not lacking:
+            return line
+        opened = line.rstrip(b" \t\r")[:-1]
+        return opened + (b"," if members else b"") + b",".join(lacking) + b"}"
+
+
+# ---- output -----------------------------------------------------------------------------------
+
+
+class CountedEmpty(bytes):
+    """An empty message that aiozmq counts as one byte.
+
+    The transport's write buffer is measured in bytes: a b"" in it could not be waited for, and
+    what is sent next would overtake it. On the wire it is as empty as it is in memory.
+    """
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
+    """The PUSH socket on its aiozmq transport, and what is known of the connections.
+
+    Messages go straight to libzmq, hundreds at a call, since `transport.write()` costs ten times
+    as much. Only what libzmq refuses goes to the transport, which waits for room without polling;
+    until its buffer is empty nothing goes past it, or it would overtake. One message is enough
+    to wait with. More would be slower: the transport sends one a turn of the event loop, while
+    libzmq, once it has room, has room for hundreds.
+    """
+
+    def __init__(self, high_water: int, low_water: int) -> None:
+        self.connections: set[int] = set()  # the descriptors of those that stand
+        self.met_collector = asyncio.Event()  # set for good by the first handshake
+        self._watermarks = {"high": high_water, "low": low_water}
+        self._drained = asyncio.Event()
+        self._closed = asyncio.Event()
+
+    async def open(self, sndhwm: int, bind: list[str], connect: list[str]) -> None:
+        """Bind and connect. Raises OSError, whose `filename` is the endpoint."""
+        push: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
+        push.setsockopt(zmq.SNDHWM, sndhwm)
+        push.setsockopt(
+            zmq.SNDTIMEO, 0
+        )  # a send never waits: zmq.Again tells that there is no room
+        push.setsockopt(zmq.LINGER, -1)
+        push.setsockopt(zmq.IPV6, 1)
+        push.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        push.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_AFTER_S)
+        push.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        push.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        # To one collector, libzmq may take messages before it is there, and keeps them when it
+        # goes. Among several that would give a dead one its share.
+        push.setsockopt(zmq.IMMEDIATE, 1 if len(bind) + len(connect) > 1 else 0)
+        self._send = functools.partial(zmq.backend.Socket.send, push)
+        self.transport, _ = await aiozmq.create_zmq_connection(
+            lambda: self, zmq.PUSH, zmq_sock=push
+        )
+        self.transport.set_write_buffer_limits(**self._watermarks)
+        await self.transport.enable_monitor(
+            zmq.EVENT_CONNECTED
+            | zmq.EVENT_ACCEPTED
+            | zmq.EVENT_DISCONNECTED
+            | zmq.EVENT_HANDSHAKE_SUCCEEDED
+        )
+        for method, endpoints in ((self.transport.bind, bind), (self.transport.connect, connect)):
+            for endpoint in endpoints:
+                try:
+                    await method(endpoint)
+                except OSError as error:
+                    error.filename = endpoint
+                    raise
+
+    def send(self, messages: Iterator[bytes]) -> bool:
+        """Hand `messages` to libzmq; False as soon as it refuses one, which is the last taken."""
+        try:
+            collections.deque(map(self._send, messages), maxlen=0)
+        except zmq.Again:
+            return False
+        return True
+
+    async def send_later(self, refused: bytes) -> None:
+        """Leave a message that libzmq has refused to the transport; return when it is sent."""
+        self.transport.write([refused or CountedEmpty()])
+        if self.transport.get_write_buffer_size():
+            self._drained.clear()
+            self.transport.set_write_buffer_limits(high=0, low=0)  # tell us when it is empty
+            await self._drained.wait()
+            self.transport.set_write_buffer_limits(**self._watermarks)
+
+    async def close(self) -> None:
+        """Return when libzmq has delivered everything; only the end of its context tells that."""
+        self.transport.close()
+        await self._closed.wait()
+        loop = asyncio.get_running_loop()
+        terminated = asyncio.Event()
+
+        def terminate() -> None:
+            zmq.Context.instance().term()
+            loop.call_soon_threadsafe(terminated.set)
+
+        threading.Thread(target=terminate, daemon=True).start()
+        await terminated.wait()
+
+    # what the transport calls
+
+    def resume_writing(self) -> None:
+        self._drained.set()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._closed.set()
+
+    def event_received(self, event: Any) -> None:
+        if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.met_collector.set()
+        elif event.event == zmq.EVENT_DISCONNECTED:
+            self.connections.discard(event.value)
+        else:
+            self.connections.add(event.value)
+
+
+async def zmq_pusher(backlog: Backlog, link: Link, form: EventFormat) -> None:
+    """Send the backlog, oldest chunk first, until its end."""
+    while chunk := await backlog.get():
+        messages = form.messages(b"".join(chunk.parts), chunk.read_at_ms)
+        before = backlog.sent
+        left = iter(messages)
+        while not link.send(left):
+            taken = len(messages) - operator.length_hint(left)
+            await link.send_later(messages[taken - 1])
+            backlog.sent = before + min(taken * form.batch, chunk.count)
+        backlog.sent = before + chunk.count
+        backlog.done(chunk)
+
+
+# ---- ending -----------------------------------------------------------------------------------
+
+
+class Ending:
+    """Decides when to stop trying: `gave_up` is done when the time has run out.
+
+    After the end of input there are `linger_s` seconds for delivery (-1: as long as it takes). A
+    signal ends the input and leaves 2 s for everything; a second one leaves nothing.
+    """
+
+    def __init__(self, linger_s: float, stdin: Stdin, backlog: Backlog) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.gave_up = self._loop.create_future()
+        self._linger_s = linger_s
+        self._stdin = stdin
+        self._backlog = backlog
+        self._ended_at = math.inf
+        self._signalled_at = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop.add_signal_handler(signal.SIGINT, self._on_signal, signal.SIGINT)
+        self._loop.add_signal_handler(signal.SIGTERM, self._on_signal, signal.SIGTERM)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def input_ended(self) -> None:
+        """From now on `linger_s` counts."""
+        self._ended_at = self._loop.time()
+        self._set_timer()
+
+    def _on_signal(self, number: int) -> None:
+        if self._signalled_at < math.inf:
+            self._give_up()
+            return
+        self._signalled_at = self._loop.time()
+        if self._ended_at < math.inf:
+            self._set_timer()
+        elif number == signal.SIGINT:
+            self._end_input(True)
+        else:
+            # A service manager stops rsyslogd and us together, and rsyslogd still drains.
+            self._loop.call_later(GRACE_AFTER_SIGNAL_S, self._end_input, False)
+
+    def _end_input(self, with_what_is_there: bool) -> None:
+        self._backlog.lift_limit()
+        self._stdin.finish(with_what_is_there)
+
+    def _set_timer(self) -> None:
+        grace_ends_at = self._signalled_at + GRACE_AFTER_SIGNAL_S
+        give_up_at = max(grace_ends_at, self._ended_at + LAST_HANDOVER_S)
+        if self._linger_s >= 0:
+            give_up_at = min(give_up_at, self._ended_at + self._linger_s)
+        if self._timer:
+            self._timer.cancel()
+        if give_up_at < math.inf:
+            self._timer = self._loop.call_at(give_up_at, self._give_up)
+
+    def _give_up(self) -> None:
+        if not self.gave_up.done():
+            self.gave_up.set_result(None)
+
+
+# ---- command line -----------------------------------------------------------------------------
+
+SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+RESERVED_FIELDS = ("message", "type", "@pid")
+# zmq_tcp(7). Checked here, for libzmq takes a port of 99999 and any name, and then waits.
+TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^][:/\s]+):(\d{1,5}|\*)", re.ASCII)
+LONGEST_IPC_PATH = 107  # bytes (unix(7))
+
+
+def read_size(word: str) -> int:
+    """A size in bytes, such as `64k`. Raises ValueError."""
+    digits = word.lower().rstrip("kmg")
+    unit = word.lower()[len(digits) :]
+    if not digits.isdecimal() or unit not in SIZE_UNITS:
+        raise ValueError(word)
+    return int(digits) * SIZE_UNITS[unit]
+
+
+def read_text(word: str) -> str:
+    """A word of the command line; what is not UTF-8 in it becomes `\\xNN`."""
+    return os.fsencode(word).decode(errors="backslashreplace")
+
+
+def read_field(word: str) -> tuple[str, str]:
+    """`NAME=VALUE`. Raises ValueError."""
+    name, equals, value = read_text(word).partition("=")
+    if not (name and equals) or name in RESERVED_FIELDS:
+        raise ValueError(word)
+    return name, value
+
+
+def read_endpoint(word: str, any_port: bool = False) -> str:
+    """An endpoint that libzmq can use; `any_port`: `*` will do. Raises ValueError."""
+    if word.startswith("ipc://") and 0 < len(os.fsencode(word[6:])) <= LONGEST_IPC_PATH:
+        return word
+    match = TCP.fullmatch(word)
+    if not match or not (any_port if match[3] == "*" else 0 < int(match[3]) < 65536):
+        raise ValueError(word)
+    return word
+
+
+def checked(
+    read: Callable[[str], Any], what: str, least: float = -1, most: float = math.inf
+) -> Any:
+    """A `type` for argparse: what `read` makes of a word; `what` says what it should be.
+
+    A number must lie between `least` and `most` (both included).
+    """
+
+    def check(word: str) -> Any:
+        with contextlib.suppress(ValueError):
+            value = read(word)
+            if not isinstance(value, (int, float)) or least <= value <= most:
+                return value
+        raise argparse.ArgumentTypeError(f"{word!r} is not {what}")
+
+    return check
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose options have environment variables, and whose errors are one line."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description,
+            epilog="Each option has an environment variable, such as ZMQPUSH_MAX_LINE.",
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,  # parse() wants to know what was not said
+        )
+        self._actions_of: dict[str, argparse.Action] = {}  # by variable
+        self._defaults: dict[str, Any] = {}
+        self._place = ""
+
+    def option(self, *names: str, default: Any, **settings: Any) -> None:
+        """Add an option or a positional argument; a list as `default` makes it repeatable."""
+        if isinstance(default, list):
+            settings["action"] = "append"
+        action = self.add_argument(*names, **settings)
+        self._actions_of["ZMQPUSH_" + action.dest.upper()] = action
+        self._defaults[action.dest] = default
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line and status 2."""
+        fail(f"{self._place}{message} (--help tells more)")
+
+    def parse(self, arguments: list[str]) -> argparse.Namespace:
+        """What the command line says, else the environment, else the defaults."""
+        said = dict(self._defaults)
+        for variable, action in self._actions_of.items():
+            self._place = f"environment variable {variable}: "
+            said.update(vars(self.parse_args(self._words(action, os.environ.get(variable, "")))))
+        self._place = ""
+        said.update(vars(self.parse_args(arguments)))
+        return argparse.Namespace(**said)
+
+    def _words(self, action: argparse.Action, value: str) -> list[str]:
+        """The words of a command line that say what the variable of `action` says."""
+        if not value:
+            return []
+        if not action.option_strings:
+            return ["--", value]
+        option = action.option_strings[-1]
+        if action.nargs == 0:
+            if value.lower() not in ("1", "yes", "true", "0", "no", "false"):
+                self.error(f"{value!r} is neither yes nor no")
+            return [option] if value.lower() in ("1", "yes", "true") else []
+        if not isinstance(self._defaults[action.dest], list):
+            return [f"{option}={value}"]
+        try:
+            return [f"{option}={word}" for word in shlex.split(value)]
+        except ValueError as error:
+            self.error(f"{value!r}: {error}")
+
+
+def build_parser(description: str) -> Parser:
+    """All options, for this program and for those that share them."""
+    size = checked(read_size, "a size such as 65536, 64k, 1M or 2G")
+    line_size = checked(
+        lambda word: read_size(word) or math.inf, "0 or a size of 4 or more", LONGEST_CHARACTER
+    )
+    count = checked(int, "a whole number from 1 up", 1, LARGEST_INT)
+    count_or_0 = checked(int, "a whole number from 0 up", 0, LARGEST_INT)
+    interval = checked(float, "a number of seconds over 0", SHORTEST_INTERVAL_S, LARGEST_INT)
+    linger = checked(float, "a number of seconds, or -1", -1, LARGEST_INT)
+    endpoint = "an endpoint: tcp://HOST:PORT, port 1 to 65535, IPv6 in brackets; or ipc://PATH"
+    connect = checked(read_endpoint, endpoint)
+    bind = checked(functools.partial(read_endpoint, any_port=True), endpoint)
+    field = checked(read_field, f"NAME=VALUE with a NAME other than {', '.join(RESERVED_FIELDS)}")
+    switch: dict[str, Any] = {"action": "store_true", "default": False}
+
+    parser = Parser(description)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    option = parser.option
+    # fmt: off
+    option("logtype", metavar="LOGTYPE", nargs="?", default="syslog",
+           help="type of every event (syslog)")
+    option("-c", "--connect", metavar="ENDPOINT", type=connect, default=[],
+           help=f"connect to a collector; repeatable, they share the load ({DEFAULT_ENDPOINT})")
+    option("-b", "--bind", metavar="ENDPOINT", type=bind, default=[],
+           help="let collectors connect; repeatable")
+    option("-f", "--field", metavar="NAME=VALUE", type=field, default=[],
+           help="another string field in every event; repeatable")
+    option("--timestamp", **switch, help="@timestamp: when the line was read")
+    option("--format", choices=("logstash", "json", "raw"), default="logstash",
+           help="json: an object is sent as it is, plus what it lacks; raw: the line (logstash)")
+    option("--batch", metavar="N", type=count, default=1,
+           help="up to N events in a message, as a JSON array (1: one event, no array)")
+    option("--max-line", metavar="SIZE", type=line_size, default=SIZE_UNITS["m"],
+           help="send longer lines in pieces of this size; 0: no limit (1M)")
+    option("--sndhwm", metavar="N", type=count_or_0, default=1000,
+           help="ZMQ_SNDHWM: messages that libzmq holds a connection; 0: no limit (1000)")
+    option("--high-water", metavar="SIZE", type=size, default=64 * SIZE_UNITS["k"],
+           help="the most that the transport's write buffer holds (64k)")
+    option("--low-water", metavar="SIZE", type=size, default=16 * SIZE_UNITS["k"],
+           help="above this nothing more is sent until that buffer has drained (16k)")
+    option("--queue-limit", metavar="SIZE", type=size, default=0,
+           help="stop reading while this much input waits; 0: no limit (0)")
+    option("--linger", metavar="SECONDS", type=linger, default=-1.0,
+           help="how long to deliver after the end of input; -1: until done (-1)")
+    option("--stats", metavar="SECONDS", type=interval, default=0.0,
+           help="counters on stderr that often; SIGUSR1 asks for them at once")
+    option("--progress", **switch, help="a live line on stderr, if that is a terminal (needs tqdm)")
+    option("-q", "--quiet", **switch, help="no summary at the end")
+    # fmt: on
+    return parser
+
+
+def parse_options(parser: Parser, arguments: list[str]) -> argparse.Namespace:
+    """The options, made sure to fit together."""
+    options = parser.parse(arguments)
+    options.connect = options.connect or ([] if options.bind else [DEFAULT_ENDPOINT])
+    if options.low_water > options.high_water:
+        low, high = options.low_water, options.high_water
+        parser.error(f"--low-water ({low} bytes) is over --high-water ({high} bytes)")
+    names = [name for name, _ in options.field] + ["@timestamp"] * options.timestamp
+    if len(set(names)) < len(names):
+        parser.error("a field is given twice: " + max(names, key=names.count))
+    if options.format == "raw" and (names or options.batch > 1):
+        parser.error("--format raw has no place for --field, --timestamp or --batch")
+    return options
+
+
+# ---- running ----------------------------------------------------------------------------------
+
+
+class Report:
+    """Tells how far things are: counters, a live line, what is waited for, and how it ended."""
+
+    def __init__(
+        self, options: argparse.Namespace, stdin: Stdin, backlog: Backlog, link: Link
+    ) -> None:
+        self._options = options
+        self._stdin = stdin
+        self._backlog = backlog
+        self._link = link
+
+    def repeat(self, show: Callable[[], None], interval_s: float) -> None:
+        """Call `show` each `interval_s` seconds."""
+
+        def again() -> None:
+            show()
+            self.repeat(show, interval_s)
+
+        asyncio.get_running_loop().call_later(interval_s, again)
+
+    def counters(self) -> None:
+        """Say the counters on stderr."""
+        backlog = self._backlog
+        say(
+            f"{time.monotonic() - self._stdin.started_at:.1f}s: {backlog.read} messages read, "
+            f"{backlog.sent} handed over, {backlog.read - backlog.sent} waiting "
+            f"({backlog.size} bytes), {len(self._link.connections)} connected"
+        )
+
+    def live_line(self) -> Callable[[], None]:
+        """A line on stderr, and the function that brings it up to date."""
+        try:
+            import tqdm
+        except ImportError as missing:
+            fail(f"--progress: {missing}; install tqdm")
+        backlog, stdin = self._backlog, self._stdin
+        line = tqdm.tqdm(total=stdin.file_size, unit="B", unit_scale=True, dynamic_ncols=True)
+
+        def update() -> None:
+            rate = backlog.sent / max(time.monotonic() - stdin.started_at, 1e-9)
+            waiting = backlog.read - backlog.sent
+            line.set_postfix_str(f"{backlog.sent} lines, {rate:.0f}/s, {waiting} waiting", False)
+            line.update(stdin.taken - backlog.size - line.n)
+
+        return update
+
+    def undelivered(self) -> int:
+        """Messages that may not have arrived, at most: libzmq does not tell what it holds."""
+        backlog, options = self._backlog, self._options
+        held = backlog.sent
+        if options.sndhwm and self._link.met_collector.is_set():
+            pipes = max(len(self._link.connections), 1)
+            held = min(held, options.sndhwm * options.batch * pipes)
+        return backlog.read - backlog.sent + held
+
+    def waiting(self) -> None:
+        """Say that the input has ended, and what keeps us."""
+        where = " ".join(self._options.connect + self._options.bind)
+        if self._link.met_collector.is_set():
+            what = f"up to {self.undelivered()} messages are still on their way to"
+        else:
+            what = f"{self.undelivered()} messages wait for a collector at"
+        say(f"the input has ended; {what} {where}")
+
+    def given_up(self) -> None:
+        """Say how many messages are lost."""
+        if self._link.met_collector.is_set():
+            waited = self._backlog.read - self._backlog.sent
+            say(
+                f"gave up at most {self.undelivered()} messages: {waited} that waited here, "
+                "and what libzmq held, which it does not tell"
+            )
+        else:
+            say(f"gave up {self.undelivered()} messages: no collector ever connected")
+
+    def summary(self) -> None:
+        """Tell on stdout how many messages went out, and in which time."""
+        backlog = self._backlog
+        sent = backlog.sent if self._link.met_collector.is_set() else 0
+        ms = ((backlog.last_sent_at or time.monotonic()) - self._stdin.started_at) * 1000
+        line = f"Processed {sent} messages in {ms:.4f}ms. Tagged with @pid:{os.getpid()}\n"
+        try:
+            os.write(1, line.encode())
+        except BrokenPipeError:
+            return  # whoever ran us does not want to know
+        except OSError as error:
+            say(f"cannot write the summary: {error.strerror}")
+
+
+def warn_unresolved(endpoints: list[str]) -> None:
+    """Say which names do not resolve. In a thread of its own: DNS may take its time."""
+
+    def look_up() -> None:
+        for endpoint in endpoints:
+            host = endpoint[len("tcp://") :].rpartition(":")[0].strip("[]")
+            try:
+                socket.getaddrinfo(host, None)
+            except OSError as error:
+                say(f"{endpoint}: {error.strerror}; going on, it is tried again and again")
+
+    threading.Thread(target=look_up, daemon=True).start()
+
+
+async def deliver(pushing: Awaitable[Any], backlog: Backlog, link: Link) -> None:
+    """Return when libzmq has nothing left."""
+    await pushing
+    if backlog.sent:  # libzmq drops what waits for the first connection when that comes too late
+        await link.met_collector.wait()
+    await link.close()
+
+
+async def ship(options: argparse.Namespace) -> int:
+    """Push all of stdin; returns the exit status."""
+    link = Link(options.high_water, options.low_water)
+    try:
+        await link.open(options.sndhwm, options.bind, options.connect)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}")
+    warn_unresolved([endpoint for endpoint in options.connect if endpoint.startswith("tcp://")])
+    try:
+        stdin = Stdin()
+    except OSError as error:
+        fail(f"cannot read standard input: {error}")
+    backlog = Backlog(options.queue_limit or FILE_AHEAD * stdin.always_ready, options.timestamp)
+    report = Report(options, stdin, backlog, link)
+    ending = Ending(options.linger, stdin, backlog)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, report.counters)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if options.stats:
+        report.repeat(report.counters, options.stats)
+    if options.progress and os.isatty(2):
+        report.repeat(report.live_line(), PROGRESS_S)
+
+    form = EventFormat(options, os.getpid())
+    reading = loop.create_task(stdin_queuer(stdin, LineSplitter(options.max_line), backlog))
+    reading.add_done_callback(lambda _: ending.input_ended())
+    reading.add_done_callback(lambda _: loop.call_later(NOTICE_AFTER_S, report.waiting))
+    pushing = asyncio.gather(reading, zmq_pusher(backlog, link, form))
+    delivering = loop.create_task(deliver(pushing, backlog, link))
+    await asyncio.wait({delivering, ending.gave_up}, return_when=asyncio.FIRST_COMPLETED)
+    stdin.close()
+    if delivering.done():
+        delivering.result()  # raises what went wrong, which would be a bug
+    elif report.undelivered():
+        report.given_up()
+    if not options.quiet:
+        report.summary()
+    all_read = reading.done() and reading.result()
+    all_sent = delivering.done() or not report.undelivered()
+    return 0 if all_read and all_sent else 1
+
+
+def main() -> None:
+    """Run the program."""
+    for descriptor in range(3):  # a closed one would be given to the next file that is opened
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    options = parse_options(build_parser(__doc__.partition("\n")[0]), sys.argv[1:])
+    status = asyncio.run(ship(options))
+    os._exit(status)  # what libzmq may still hold is given up: do not wait for its threads
+
+
+if __name__ == "__main__":
+    main()
