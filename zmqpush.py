@@ -20,6 +20,7 @@ import asyncio
 import asyncio.unix_events
 import collections
 import contextlib
+import errno
 import fcntl
 import functools
 import json
@@ -233,7 +234,7 @@ class Stdin:
         self._hung_up = False
         self._pace = Pace()
         self._loop = asyncio.get_running_loop()
-        self._ready = asyncio.Event()
+        self._ready = self._loop.create_future()
         self._epoll = select.epoll()
         self._events = select.EPOLLIN | select.EPOLLRDHUP
         self._events |= select.EPOLLONESHOT if self._terminal else select.EPOLLET
@@ -262,6 +263,8 @@ class Stdin:
                 if self._allowance < math.inf:
                     break
                 await self._until_ready()
+            else:
+                await asyncio.sleep(0)  # there is more: let others have their turn
             size = int(min(READ_SIZE, self._allowance))
             try:
                 data = os.read(0, size)
@@ -287,24 +290,30 @@ class Stdin:
         if with_what_is_there and not self.always_ready:
             held = fcntl.ioctl(0, termios.FIONREAD, struct.pack("i", 0))
             self._allowance = struct.unpack("i", held)[0]
-        self._ready.set()
+        self._wake()
 
     async def _until_ready(self) -> None:
         if self._terminal:
-            self._ready.clear()
+            self._ready = self._loop.create_future()
             self._epoll.modify(0, self._events)
-        await self._ready.wait()
-        self._ready.clear()
+        await self._ready
+        self._ready = self._loop.create_future()
         self._empty = False
         pause_s = self._pace.woken(self._loop.time())
-        if pause_s:
+        if pause_s:  # in which more lines must not wake us
+            self._loop.remove_reader(self._epoll.fileno())
             await asyncio.sleep(pause_s)
+            self._loop.add_reader(self._epoll.fileno(), self._on_epoll)
 
     def _on_epoll(self) -> None:
         for _, events in self._epoll.poll(0):  # to take the event is what clears the edge
             if events & (select.EPOLLHUP | select.EPOLLRDHUP | select.EPOLLERR):
                 self._hung_up = True
-            self._ready.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._ready.done():
+            self._ready.set_result(None)
 
 
 async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -> bool:
@@ -407,8 +416,7 @@ class Backlog:
         self._room.set()
 
     async def room(self) -> None:
-        """Let others run, and wait until less than the limit waits."""
-        await asyncio.sleep(0)
+        """Wait until less than the limit waits."""
         while self._limit and self.size >= self._limit:
             self._room.clear()
             await self._room.wait()
@@ -593,13 +601,19 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             | zmq.EVENT_DISCONNECTED
             | zmq.EVENT_HANDSHAKE_SUCCEEDED
         )
-        for method, endpoints in ((self.transport.bind, bind), (self.transport.connect, connect)):
-            for endpoint in endpoints:
-                try:
-                    await method(endpoint)
-                except OSError as error:
-                    error.filename = endpoint
-                    raise
+        for endpoint in bind + connect:
+            try:
+                if endpoint in connect:
+                    await self.transport.connect(endpoint)
+                else:
+                    if is_ipc_in_use(endpoint):
+                        raise OSError(errno.EADDRINUSE, "")
+                    bound = await self.transport.bind(endpoint)
+                    if endpoint.endswith(":*"):
+                        say(f"bound to {bound}")
+            except OSError as error:
+                why = zmq.strerror(error.errno or errno.EINVAL)
+                raise OSError(error.errno, why, endpoint) from None
 
     def send(self, messages: Iterator[bytes]) -> bool:
         """Hand `messages` to libzmq; False as soon as it refuses one, which is the last taken."""
@@ -647,6 +661,14 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             self.connections.discard(event.value)
         else:
             self.connections.add(event.value)
+
+
+def is_ipc_in_use(endpoint: str) -> bool:
+    """Whether somebody listens at an ipc endpoint. libzmq would not say, but take its place."""
+    if not endpoint.startswith("ipc://"):
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(endpoint[len("ipc://") :]) == 0
 
 
 async def zmq_pusher(backlog: Backlog, link: Link, form: EventFormat) -> None:
@@ -1049,16 +1071,17 @@ async def ship(options: argparse.Namespace) -> int:
     pushing = asyncio.gather(reading, zmq_pusher(backlog, link, form))
     delivering = loop.create_task(deliver(pushing, backlog, link))
     await asyncio.wait({delivering, ending.gave_up}, return_when=asyncio.FIRST_COMPLETED)
-    stdin.close()
-    if delivering.done():
+    delivered = delivering.done()
+    if delivered:
         delivering.result()  # raises what went wrong, which would be a bug
     elif report.undelivered():
         report.given_up()
+    reading.cancel()  # has no effect but after a second signal, and then it puts stdin's flags back
+    await asyncio.wait({reading})
     if not options.quiet:
         report.summary()
-    all_read = reading.done() and reading.result()
-    all_sent = delivering.done() or not report.undelivered()
-    return 0 if all_read and all_sent else 1
+    all_read = reading.cancelled() or reading.result()
+    return 0 if all_read and (delivered or not report.undelivered()) else 1
 
 
 def main() -> None:

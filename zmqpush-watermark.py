@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Print the watermarks that a zmqpush.py with the same options, or variables, would have.
+
+They are asked of a socket set up as zmqpush.py sets up its own. It goes nowhere: nothing is
+bound or connected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+sys.dont_write_bytecode = True  # the programs may lie in a directory such as /usr/local/bin
+import zmq  # noqa: E402
+
+import zmqpush  # noqa: E402
+
+TCP_WMEM = Path("/proc/sys/net/ipv4/tcp_wmem")  # tcp(7): least, default and most, in bytes
+
+
+async def watermarks(options: argparse.Namespace) -> list[str]:
+    """The lines to print."""
+    link = zmqpush.Link(options.high_water, options.low_water)
+    await link.open(options.sndhwm, bind=[], connect=[])
+    low, high = link.transport.get_write_buffer_limits()
+    lines = [f"Low watermark: {low}", f"High watermark: {high}"]
+    if options.all:
+        sndbuf = link.transport.getsockopt(zmq.SNDBUF)
+        lines += [
+            f"SNDHWM: {link.transport.getsockopt(zmq.SNDHWM)}",
+            f"SNDBUF: {sndbuf}" + " (left to the kernel)" * (sndbuf < 0),
+            f"tcp_wmem: {TCP_WMEM.read_text().strip()}",
+        ]
+    await link.close()
+    return lines
+
+
+def main() -> None:
+    parser = zmqpush.build_parser(__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--all", action="store_true", default=False, help="also what libzmq and the kernel hold"
+    )
+    options = zmqpush.parse_options(parser, sys.argv[1:])
+    print("\n".join(asyncio.run(watermarks(options))))
+
+
+if __name__ == "__main__":
+    main()
