@@ -80,6 +80,7 @@ __version__ = "1.0.0"
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:2120"  # the port of Logstash's zeromq input
 READ_SIZE = 256 * 1024  # bytes asked for at once
 CHUNK_SIZE = 64 * 1024  # bytes; smaller chunks that wait are put together up to this size
+WORTH_TRIMMING = 32 * 1024 * 1024  # bytes of backlog, after which memory is given back
 FILE_AHEAD = 4 * 1024 * 1024  # bytes to read ahead in a regular file: it keeps the rest for us
 LONGEST_CHARACTER = 4  # bytes, in UTF-8 (RFC 3629)
 GRACE_AFTER_SIGNAL_S = 2.0
@@ -229,6 +230,7 @@ class Stdin:
         self.started_at = time.monotonic()
         self.taken = 0  # bytes read
         self._allowance = math.inf  # bytes that may still be read
+        self._buffer = memoryview(bytearray(READ_SIZE))
         self._terminal = os.isatty(0)
         self._empty = self._terminal  # nothing to read until epoll tells
         self._hung_up = False
@@ -267,7 +269,7 @@ class Stdin:
                 await asyncio.sleep(0)  # there is more: let others have their turn
             size = int(min(READ_SIZE, self._allowance))
             try:
-                data = os.read(0, size)
+                count = os.readv(0, [self._buffer[:size]])
             except BlockingIOError:
                 self._empty = True
                 continue
@@ -277,11 +279,11 @@ class Stdin:
                 raise
             # A short read has emptied a pipe (epoll(7)); but the edge that told of a hang-up is
             # spent, and there the end itself must be read.
-            self._empty = self._terminal or (len(data) < size and not self._hung_up)
-            self._allowance -= len(data)
-            self._pace.took(len(data))
-            self.taken += len(data)
-            return data
+            self._empty = self._terminal or (count < size and not self._hung_up)
+            self._allowance -= count
+            self._pace.took(count)
+            self.taken += count
+            return bytes(self._buffer[:count])
         return b""
 
     def finish(self, with_what_is_there: bool) -> None:
@@ -363,6 +365,14 @@ class Chunk:
             self.parts = [b"".join(self.parts)]
 
 
+def trim_memory() -> None:
+    """Give back to the kernel what glibc's malloc keeps for later (malloc_trim(3))."""
+    import ctypes
+
+    with contextlib.suppress(AttributeError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Backlog:
     """What was read and is not sent yet: an unbounded asyncio.Queue of chunks, and its size.
 
@@ -375,6 +385,7 @@ class Backlog:
         self.sent = 0  # of these, taken by libzmq
         self.size = 0  # bytes of input that wait
         self.last_sent_at = 0.0  # time.monotonic()
+        self._peak = 0  # of size, since memory was given back
         self._limit = limit
         self._timestamps = timestamps
         self._room = asyncio.Event()
@@ -389,6 +400,7 @@ class Backlog:
         count = lines.count(b"\n")
         self.read += count
         self.size += len(lines)
+        self._peak = max(self._peak, self.size)
         youngest = self._youngest
         if youngest and youngest.size < CHUNK_SIZE and youngest.read_at_ms == read_at_ms:
             youngest.add(lines, count)
@@ -414,6 +426,9 @@ class Backlog:
         self.size -= chunk.size
         self.last_sent_at = time.monotonic()
         self._room.set()
+        if not self.size and self._peak >= WORTH_TRIMMING:
+            self._peak = 0
+            trim_memory()
 
     async def room(self) -> None:
         """Wait until less than the limit waits."""
