@@ -233,7 +233,7 @@ class Stdin:
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._terminal = os.isatty(0)
         self._empty = self._terminal  # nothing to read until epoll tells
-        self._hung_up = False
+        self._at_end = False  # or soon: epoll has told of a hang-up, or never tells anything
         self._pace = Pace()
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
@@ -243,7 +243,7 @@ class Stdin:
         try:
             self._epoll.register(0, self._events)
         except PermissionError:
-            self.always_ready = True
+            self.always_ready = self._at_end = True
             return
         self.always_ready = False
         self._loop.add_reader(self._epoll.fileno(), self._on_epoll)
@@ -279,7 +279,7 @@ class Stdin:
                 raise
             # A short read has emptied a pipe (epoll(7)); but the edge that told of a hang-up is
             # spent, and there the end itself must be read.
-            self._empty = self._terminal or (count < size and not self._hung_up)
+            self._empty = self._terminal or (count < size and not self._at_end)
             self._allowance -= count
             self._pace.took(count)
             self.taken += count
@@ -310,7 +310,7 @@ class Stdin:
     def _on_epoll(self) -> None:
         for _, events in self._epoll.poll(0):  # to take the event is what clears the edge
             if events & (select.EPOLLHUP | select.EPOLLRDHUP | select.EPOLLERR):
-                self._hung_up = True
+                self._at_end = True
             self._wake()
 
     def _wake(self) -> None:

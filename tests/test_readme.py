@@ -1,0 +1,185 @@
+"""The README's commands do what it shows, word for word.
+
+They run in a network and a mount namespace of their own: there its port 2120 is free, and its
+/usr/local/bin is empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import DEADLINE_S, TOP, strict_json, wait_until
+
+import zmqpush
+
+README = (TOP / "README.md").read_text(encoding="utf-8")
+UNSHARE = ["unshare", "--map-root-user", "--net", "--mount"]
+PREAMBLE = f"""
+ip link set lo up
+mount -t tmpfs tmpfs /usr/local/bin
+export PATH="{Path(sys.executable).parent}:/usr/local/bin:$PATH"
+(cd "{TOP}" && %s)
+"{sys.executable}" "{TOP}/tests/pull_printer.py" >arrived 2>printer & printer=$!
+disown
+trap 'kill $printer' EXIT
+until [ -s printer ]; do sleep 0.01; done
+"""
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def blocks(text: str, language: str = "console") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(block: str) -> list[str]:
+    return re.findall(r"^[$#] (.*)$", block, re.MULTILINE)
+
+
+def shown_output(block: str) -> str:
+    """A pattern of what a block shows below its commands: any numbers will do."""
+    lines = re.findall(r"^(?![$#] )(?:\^C)?(.*\n)", block, re.MULTILINE)
+    return re.sub(r"\d+(?:\\\.\d+)?", r"[\\d.]+", "".join(map(re.escape, lines)))
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> list[str]:
+    """The command that runs bash, in `tmp_path`, in namespaces with the programs installed."""
+    if subprocess.run([*UNSHARE, "ip", "link"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespaces to be had here")
+    install = commands(blocks(section("Install"))[0])[1]
+    preamble = tmp_path / "preamble"
+    preamble.write_text(PREAMBLE % install)
+    return [*UNSHARE, "bash", "-c", f'. "{preamble}"; eval "$1"', "bash"]
+
+
+def run(sandbox: list[str], tmp_path: Path, script: str) -> str:
+    """What a script prints; and in the file `arrived` what the collector got."""
+    done = subprocess.run(
+        [*sandbox, script],
+        cwd=tmp_path,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
+
+
+def arrived(tmp_path: Path) -> list[bytes]:
+    return (tmp_path / "arrived").read_bytes().splitlines()
+
+
+def waits_for(count: int) -> str:
+    """Shell: wait until so many lines have arrived."""
+    return f"\nuntil [ $(grep -c '' <arrived) -ge {count} ]; do sleep 0.01; done\n"
+
+
+def test_the_pipe_examples_print_and_send_what_is_shown(sandbox: list[str], tmp_path: Path) -> None:
+    block = blocks(section("A pipe"))[0]
+    log = Path("/var/log/dpkg.log").read_bytes().splitlines()
+    output = run(sandbox, tmp_path, "\n".join(commands(block)) + waits_for(401 + len(log)))
+    assert re.fullmatch(shown_output(block), output), output
+    event = blocks(section("A pipe"), "json")[0].strip()
+    assert re.fullmatch(re.sub(r"\d+", r"\\d+", re.escape(event)), arrived(tmp_path)[0].decode())
+    assert [strict_json(line)["type"] for line in arrived(tmp_path)[1:101]] == ["mytype"] * 100
+    last = strict_json(arrived(tmp_path)[-1])
+    assert (last["type"], last["host"]) == ("dpkg", os.uname().nodename)
+    assert last["message"] == log[-1].decode()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", last["@timestamp"])
+
+
+def test_ctrl_c_ends_the_stream_with_the_summary(sandbox: list[str], tmp_path: Path) -> None:
+    block = blocks(section("A pipe"))[1]
+    process = subprocess.Popen(
+        [*sandbox, "trap : INT; " + commands(block)[0]],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    got = tmp_path / "arrived"
+    wait_until(lambda: got.exists() and len(arrived(tmp_path)) >= 100, "the first hundred lines")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output, errors = process.communicate(timeout=DEADLINE_S)
+    assert re.fullmatch(shown_output(block), output), (output, errors)
+    assert "Traceback" not in errors
+
+
+def test_the_fifo_stays_open_between_its_writers(sandbox: list[str], tmp_path: Path) -> None:
+    script = "\n".join(commands(blocks(section("A FIFO"))[0]))
+    output = run(sandbox, tmp_path, script + waits_for(2) + "kill %1; wait")
+    assert [strict_json(line)["message"] for line in arrived(tmp_path)] == ["started", "working"]
+    assert output.startswith("Processed 2 messages in ")
+
+
+def test_the_logstash_example_sends_events_with_host_and_time(
+    sandbox: list[str], tmp_path: Path
+) -> None:
+    command = commands(blocks(section("Logstash"))[0])[0]
+    run(sandbox, tmp_path, command + waits_for(100))
+    event = strict_json(arrived(tmp_path)[0])
+    assert list(event) == ["message", "type", "@pid", "@timestamp", "host"]
+
+
+def test_the_watermarks_are_printed_as_shown(sandbox: list[str], tmp_path: Path) -> None:
+    block = blocks(section("Options"))[0]
+    output = run(sandbox, tmp_path, "\n".join(commands(block)))
+    assert re.fullmatch(shown_output(block), output), output
+
+
+def test_the_first_command_shows_a_shipment(tmp_path: Path) -> None:
+    first, second = commands(blocks(README)[0])
+    assert second == "make test"  # it is what runs this
+    done = subprocess.run(
+        first.split(), cwd=TOP, stdout=subprocess.PIPE, text=True, check=True, timeout=60
+    )
+    events = [line for line in done.stdout.splitlines() if line.startswith('{"message":')]
+    assert len(events) == 5, done.stdout
+
+
+def test_the_debian_packages_named_are_those_the_tests_install() -> None:
+    packages = commands(blocks(section("Install"))[0])[0].split()[2:]
+    makefile = (TOP / "Makefile").read_text()
+    installed = re.search(r"^DEBIAN = (.*)$", makefile, re.MULTILINE)
+    assert installed
+    assert set(packages) <= set(installed[1].split())
+
+
+def test_every_option_is_in_the_table() -> None:
+    table = re.findall(r"^\| (`.*?) \| ", section("Options"), re.MULTILINE)
+    named = set(re.findall(r"-{1,2}[a-z-]+", " ".join(table)))
+    parser = zmqpush.build_parser("")
+    known: set[str] = set()
+    for action in parser._actions:
+        assert isinstance(action, argparse.Action)
+        known.update(action.option_strings)
+    assert named == known
+
+
+@pytest.mark.skipif(not shutil.which("rsyslogd"), reason="rsyslogd is not installed")
+@pytest.mark.parametrize("title", ["rsyslog", "A receiver in rsyslog"])
+def test_the_rsyslog_configurations_are_accepted(title: str, tmp_path: Path) -> None:
+    program = tmp_path / "zmqpush.py"
+    shutil.copy(TOP / "zmqpush.py", program)
+    for number, block in enumerate(blocks(section(title), "")):
+        config = tmp_path / f"{number}.conf"
+        config.write_text(block.replace("/usr/local/bin/zmqpush.py", str(program)))
+        check = subprocess.run(
+            ["rsyslogd", "-N1", "-f", str(config)], capture_output=True, text=True, check=False
+        )
+        assert check.returncode == 0, check.stderr
