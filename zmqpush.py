@@ -9,8 +9,8 @@ The pattern is the pipeline of the ZeroMQ Guide. Two coroutines and an unbounded
 
 The unit inside is the chunk, the whole lines of one read; the unit on the wire is one event a
 message. Nothing is done a line at a time that can be done a chunk at a time: that is where the
-speed comes from. The parts below stand in the order in which a line meets them: input, backlog,
-event, output, ending, command line.
+speed comes from. The parts below stand in the order of the data: what an event is, input, backlog,
+output, then how it runs and ends, and the command line.
 """
 
 from __future__ import annotations
@@ -92,6 +92,122 @@ RECONNECT_MAX_MS = 2000
 PROGRESS_S = 0.5
 SHORTEST_INTERVAL_S = 0.001
 LARGEST_INT = 2**31 - 1  # of C, which libzmq's options have
+
+
+# ---- event ------------------------------------------------------------------------------------
+
+# RFC 8259, section 7: what must be escaped in a string. LF ends our lines and is left alone.
+CONTROL_ESCAPES = {code: json.dumps(chr(code))[1:-1].encode() for code in range(0x20)}
+del CONTROL_ESCAPES[ord("\n")]
+ALL_BUT_CONTROLS = bytes(code for code in range(256) if code not in CONTROL_ESCAPES)
+
+
+def json_escaped(lines: bytes) -> bytes:
+    """Make `lines` the text of JSON strings, all at once, in valid UTF-8; the LFs stay.
+
+    Bytes that are not UTF-8 become `\\xNN`, as Python's backslashreplace has it.
+    """
+    if not lines.isascii():
+        try:
+            lines.decode()
+        except UnicodeDecodeError:
+            lines = lines.decode(errors="backslashreplace").encode()
+    lines = lines.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    for control in set(lines.translate(None, ALL_BUT_CONTROLS)):
+        lines = lines.replace(bytes((control,)), CONTROL_ESCAPES[control])
+    return lines
+
+
+def iso8601(ms: int) -> str:
+    """`ms` since the epoch as Logstash writes a time: UTC, with milliseconds."""
+    return f"{datetime.fromtimestamp(ms // 1000, timezone.utc):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# Numbers stay text: they are never used, and Python refuses to read very long ones.
+STRICT_JSON = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_int=str, parse_float=str
+).decode
+
+
+class EventFormat:
+    """Makes the messages of a chunk. Pure.
+
+    A logstash event is a head, the line, and a tail that all lines of a chunk share, so that a
+    chunk becomes events by replacing its LFs.
+    """
+
+    HEAD = b'{"message":"'
+
+    def __init__(self, options: argparse.Namespace, pid: int) -> None:
+        self.batch = options.batch  # events in a message, at most
+        self._timestamps = options.timestamp
+        forms = {"logstash": self._logstash, "json": self._json, "raw": self._raw}
+        self._make = forms[options.format]
+        members = [("type", read_text(options.logtype)), ("@pid", pid)]
+        members += [("@timestamp", "")] * options.timestamp + options.field
+        self._pairs = {  # of name and value, beside the message
+            name: json.dumps({name: value}, ensure_ascii=False, separators=(",", ":"))[
+                1:-1
+            ].encode()
+            for name, value in members
+        }
+
+    def messages(self, lines: bytes, read_at_ms: int) -> list[bytes]:
+        """The messages that carry `lines`, each of which ends with LF."""
+        pairs = self._pairs
+        if self._timestamps:
+            pairs = {**pairs, "@timestamp": b'"@timestamp":"%b"' % iso8601(read_at_ms).encode()}
+        return self._make(lines[:-1], pairs)
+
+    def _tail(self, pairs: dict[str, bytes]) -> bytes:
+        return b'",' + b",".join(pairs.values()) + b"}"
+
+    def _logstash(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
+        head, tail = self.HEAD, self._tail(pairs)
+        text = json_escaped(lines)
+        if self.batch == 1:
+            return (head + text.replace(b"\n", tail + b"\n" + head) + tail).split(b"\n")
+        return self._arrays(text.split(b"\n"), head, tail)
+
+    def _json(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
+        tail = self._tail(pairs)
+        events = [
+            self._spliced(line, pairs) or self.HEAD + json_escaped(line) + tail
+            for line in lines.split(b"\n")
+        ]
+        return events if self.batch == 1 else self._arrays(events, b"", b"")
+
+    def _raw(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
+        return lines.split(b"\n")
+
+    def _arrays(self, texts: list[bytes], head: bytes, tail: bytes) -> list[bytes]:
+        between = tail + b"," + head
+        starts = range(0, len(texts), self.batch)
+        return [
+            b"[" + head + between.join(texts[start : start + self.batch]) + tail + b"]"
+            for start in starts
+        ]
+
+    @staticmethod
+    def _spliced(line: bytes, pairs: dict[str, bytes]) -> bytes | None:
+        """`line` with the `pairs` it lacks, where it is a JSON object; else None."""
+        if b"{" not in line:
+            return None
+        try:
+            members = STRICT_JSON(line.decode())
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(members, dict):
+            return None
+        lacking = [pair for name, pair in pairs.items() if name not in members]
+        if not lacking:
+            return line
+        opened = line.rstrip(b" \t\r")[:-1]
+        return opened + (b"," if members else b"") + b",".join(lacking) + b"}"
 
 
 # ---- input ------------------------------------------------------------------------------------
@@ -442,122 +558,6 @@ class Backlog:
         self._room.set()
 
 
-# ---- event ------------------------------------------------------------------------------------
-
-# RFC 8259, section 7: what must be escaped in a string. LF ends our lines and is left alone.
-CONTROL_ESCAPES = {code: json.dumps(chr(code))[1:-1].encode() for code in range(0x20)}
-del CONTROL_ESCAPES[ord("\n")]
-ALL_BUT_CONTROLS = bytes(code for code in range(256) if code not in CONTROL_ESCAPES)
-
-
-def json_escaped(lines: bytes) -> bytes:
-    """Make `lines` the text of JSON strings, all at once, in valid UTF-8; the LFs stay.
-
-    Bytes that are not UTF-8 become `\\xNN`, as Python's backslashreplace has it.
-    """
-    if not lines.isascii():
-        try:
-            lines.decode()
-        except UnicodeDecodeError:
-            lines = lines.decode(errors="backslashreplace").encode()
-    lines = lines.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-    for control in set(lines.translate(None, ALL_BUT_CONTROLS)):
-        lines = lines.replace(bytes((control,)), CONTROL_ESCAPES[control])
-    return lines
-
-
-def iso8601(ms: int) -> str:
-    """`ms` since the epoch as Logstash writes a time: UTC, with milliseconds."""
-    return f"{datetime.fromtimestamp(ms // 1000, timezone.utc):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-# Numbers stay text: they are never used, and Python refuses to read very long ones.
-STRICT_JSON = json.JSONDecoder(
-    parse_constant=_refuse_constant, parse_int=str, parse_float=str
-).decode
-
-
-class EventFormat:
-    """Makes the messages of a chunk. Pure.
-
-    A logstash event is a head, the line, and a tail that all lines of a chunk share, so that a
-    chunk becomes events by replacing its LFs.
-    """
-
-    HEAD = b'{"message":"'
-
-    def __init__(self, options: argparse.Namespace, pid: int) -> None:
-        self.batch = options.batch  # events in a message, at most
-        self._timestamps = options.timestamp
-        forms = {"logstash": self._logstash, "json": self._json, "raw": self._raw}
-        self._make = forms[options.format]
-        members = [("type", read_text(options.logtype)), ("@pid", pid)]
-        members += [("@timestamp", "")] * options.timestamp + options.field
-        self._pairs = {  # of name and value, beside the message
-            name: json.dumps({name: value}, ensure_ascii=False, separators=(",", ":"))[
-                1:-1
-            ].encode()
-            for name, value in members
-        }
-
-    def messages(self, lines: bytes, read_at_ms: int) -> list[bytes]:
-        """The messages that carry `lines`, each of which ends with LF."""
-        pairs = self._pairs
-        if self._timestamps:
-            pairs = {**pairs, "@timestamp": b'"@timestamp":"%b"' % iso8601(read_at_ms).encode()}
-        return self._make(lines[:-1], pairs)
-
-    def _tail(self, pairs: dict[str, bytes]) -> bytes:
-        return b'",' + b",".join(pairs.values()) + b"}"
-
-    def _logstash(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
-        head, tail = self.HEAD, self._tail(pairs)
-        text = json_escaped(lines)
-        if self.batch == 1:
-            return (head + text.replace(b"\n", tail + b"\n" + head) + tail).split(b"\n")
-        return self._arrays(text.split(b"\n"), head, tail)
-
-    def _json(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
-        tail = self._tail(pairs)
-        events = [
-            self._spliced(line, pairs) or self.HEAD + json_escaped(line) + tail
-            for line in lines.split(b"\n")
-        ]
-        return events if self.batch == 1 else self._arrays(events, b"", b"")
-
-    def _raw(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
-        return lines.split(b"\n")
-
-    def _arrays(self, texts: list[bytes], head: bytes, tail: bytes) -> list[bytes]:
-        between = tail + b"," + head
-        starts = range(0, len(texts), self.batch)
-        return [
-            b"[" + head + between.join(texts[start : start + self.batch]) + tail + b"]"
-            for start in starts
-        ]
-
-    @staticmethod
-    def _spliced(line: bytes, pairs: dict[str, bytes]) -> bytes | None:
-        """`line` with the `pairs` it lacks, where it is a JSON object; else None."""
-        if b"{" not in line:
-            return None
-        try:
-            members = STRICT_JSON(line.decode())
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(members, dict):
-            return None
-        lacking = [pair for name, pair in pairs.items() if name not in members]
-        if not lacking:
-            return line
-        opened = line.rstrip(b" \t\r")[:-1]
-        return opened + (b"," if members else b"") + b",".join(lacking) + b"}"
-
-
 # ---- output -----------------------------------------------------------------------------------
 
 
@@ -700,14 +700,14 @@ async def zmq_pusher(backlog: Backlog, link: Link, form: EventFormat) -> None:
         backlog.done(chunk)
 
 
-# ---- ending -----------------------------------------------------------------------------------
+# ---- running ----------------------------------------------------------------------------------
 
 
 class Ending:
     """Decides when to stop trying: `gave_up` is done when the time has run out.
 
-    After the end of input there are `linger_s` seconds for delivery (-1: as long as it takes). A
-    signal ends the input and leaves 2 s for everything; a second one leaves nothing.
+    After the end of input there are `linger_s` seconds for delivery. A signal ends the input and
+    leaves 2 s for everything; a second one leaves nothing.
     """
 
     def __init__(self, linger_s: float, stdin: Stdin, backlog: Backlog) -> None:
@@ -748,8 +748,7 @@ class Ending:
     def _set_timer(self) -> None:
         grace_ends_at = self._signalled_at + GRACE_AFTER_SIGNAL_S
         give_up_at = max(grace_ends_at, self._ended_at + LAST_HANDOVER_S)
-        if self._linger_s >= 0:
-            give_up_at = min(give_up_at, self._ended_at + self._linger_s)
+        give_up_at = min(give_up_at, self._ended_at + self._linger_s)
         if self._timer:
             self._timer.cancel()
         if give_up_at < math.inf:
@@ -758,191 +757,6 @@ class Ending:
     def _give_up(self) -> None:
         if not self.gave_up.done():
             self.gave_up.set_result(None)
-
-
-# ---- command line -----------------------------------------------------------------------------
-
-SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
-RESERVED_FIELDS = ("message", "type", "@pid")
-# zmq_tcp(7). Checked here, for libzmq takes a port of 99999 and any name, and then waits.
-TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^][:/\s]+):(\d{1,5}|\*)", re.ASCII)
-LONGEST_IPC_PATH = 107  # bytes (unix(7))
-
-
-def read_size(word: str) -> int:
-    """A size in bytes, such as `64k`. Raises ValueError."""
-    digits = word.lower().rstrip("kmg")
-    unit = word.lower()[len(digits) :]
-    if not digits.isdecimal() or unit not in SIZE_UNITS:
-        raise ValueError(word)
-    return int(digits) * SIZE_UNITS[unit]
-
-
-def read_text(word: str) -> str:
-    """A word of the command line; what is not UTF-8 in it becomes `\\xNN`."""
-    return os.fsencode(word).decode(errors="backslashreplace")
-
-
-def read_field(word: str) -> tuple[str, str]:
-    """`NAME=VALUE`. Raises ValueError."""
-    name, equals, value = read_text(word).partition("=")
-    if not (name and equals) or name in RESERVED_FIELDS:
-        raise ValueError(word)
-    return name, value
-
-
-def read_endpoint(word: str, any_port: bool = False) -> str:
-    """An endpoint that libzmq can use; `any_port`: `*` will do. Raises ValueError."""
-    if word.startswith("ipc://") and 0 < len(os.fsencode(word[6:])) <= LONGEST_IPC_PATH:
-        return word
-    match = TCP.fullmatch(word)
-    if not match or not (any_port if match[3] == "*" else 0 < int(match[3]) < 65536):
-        raise ValueError(word)
-    return word
-
-
-def checked(
-    read: Callable[[str], Any], what: str, least: float = -1, most: float = math.inf
-) -> Any:
-    """A `type` for argparse: what `read` makes of a word; `what` says what it should be.
-
-    A number must lie between `least` and `most` (both included).
-    """
-
-    def check(word: str) -> Any:
-        with contextlib.suppress(ValueError):
-            value = read(word)
-            if not isinstance(value, (int, float)) or least <= value <= most:
-                return value
-        raise argparse.ArgumentTypeError(f"{word!r} is not {what}")
-
-    return check
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose options have environment variables, and whose errors are one line."""
-
-    def __init__(self, description: str) -> None:
-        super().__init__(
-            description=description,
-            epilog="Each option has an environment variable, such as ZMQPUSH_MAX_LINE.",
-            allow_abbrev=False,
-            argument_default=argparse.SUPPRESS,  # parse() wants to know what was not said
-        )
-        self._actions_of: dict[str, argparse.Action] = {}  # by variable
-        self._defaults: dict[str, Any] = {}
-        self._place = ""
-
-    def option(self, *names: str, default: Any, **settings: Any) -> None:
-        """Add an option or a positional argument; a list as `default` makes it repeatable."""
-        if isinstance(default, list):
-            settings["action"] = "append"
-        action = self.add_argument(*names, **settings)
-        self._actions_of["ZMQPUSH_" + action.dest.upper()] = action
-        self._defaults[action.dest] = default
-
-    def error(self, message: str) -> NoReturn:
-        """End with one line and status 2."""
-        fail(f"{self._place}{message} (--help tells more)")
-
-    def parse(self, arguments: list[str]) -> argparse.Namespace:
-        """What the command line says, else the environment, else the defaults."""
-        said = dict(self._defaults)
-        for variable, action in self._actions_of.items():
-            self._place = f"environment variable {variable}: "
-            said.update(vars(self.parse_args(self._words(action, os.environ.get(variable, "")))))
-        self._place = ""
-        said.update(vars(self.parse_args(arguments)))
-        return argparse.Namespace(**said)
-
-    def _words(self, action: argparse.Action, value: str) -> list[str]:
-        """The words of a command line that say what the variable of `action` says."""
-        if not value:
-            return []
-        if not action.option_strings:
-            return ["--", value]
-        option = action.option_strings[-1]
-        if action.nargs == 0:
-            if value.lower() not in ("1", "yes", "true", "0", "no", "false"):
-                self.error(f"{value!r} is neither yes nor no")
-            return [option] if value.lower() in ("1", "yes", "true") else []
-        if not isinstance(self._defaults[action.dest], list):
-            return [f"{option}={value}"]
-        try:
-            return [f"{option}={word}" for word in shlex.split(value)]
-        except ValueError as error:
-            self.error(f"{value!r}: {error}")
-
-
-def build_parser(description: str) -> Parser:
-    """All options, for this program and for those that share them."""
-    size = checked(read_size, "a size such as 65536, 64k, 1M or 2G")
-    line_size = checked(
-        lambda word: read_size(word) or math.inf, "0 or a size of 4 or more", LONGEST_CHARACTER
-    )
-    count = checked(int, "a whole number from 1 up", 1, LARGEST_INT)
-    count_or_0 = checked(int, "a whole number from 0 up", 0, LARGEST_INT)
-    interval = checked(float, "a number of seconds over 0", SHORTEST_INTERVAL_S, LARGEST_INT)
-    linger = checked(float, "a number of seconds, or -1", -1, LARGEST_INT)
-    endpoint = "an endpoint: tcp://HOST:PORT, port 1 to 65535, IPv6 in brackets; or ipc://PATH"
-    connect = checked(read_endpoint, endpoint)
-    bind = checked(functools.partial(read_endpoint, any_port=True), endpoint)
-    field = checked(read_field, f"NAME=VALUE with a NAME other than {', '.join(RESERVED_FIELDS)}")
-    switch: dict[str, Any] = {"action": "store_true", "default": False}
-
-    parser = Parser(description)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    option = parser.option
-    # fmt: off
-    option("logtype", metavar="LOGTYPE", nargs="?", default="syslog",
-           help="type of every event (syslog)")
-    option("-c", "--connect", metavar="ENDPOINT", type=connect, default=[],
-           help=f"connect to a collector; repeatable, they share the load ({DEFAULT_ENDPOINT})")
-    option("-b", "--bind", metavar="ENDPOINT", type=bind, default=[],
-           help="let collectors connect; repeatable")
-    option("-f", "--field", metavar="NAME=VALUE", type=field, default=[],
-           help="another string field in every event; repeatable")
-    option("--timestamp", **switch, help="@timestamp: when the line was read")
-    option("--format", choices=("logstash", "json", "raw"), default="logstash",
-           help="json: an object is sent as it is, plus what it lacks; raw: the line (logstash)")
-    option("--batch", metavar="N", type=count, default=1,
-           help="up to N events in a message, as a JSON array (1: one event, no array)")
-    option("--max-line", metavar="SIZE", type=line_size, default=SIZE_UNITS["m"],
-           help="send longer lines in pieces of this size; 0: no limit (1M)")
-    option("--sndhwm", metavar="N", type=count_or_0, default=1000,
-           help="ZMQ_SNDHWM: messages that libzmq holds a connection; 0: no limit (1000)")
-    option("--high-water", metavar="SIZE", type=size, default=64 * SIZE_UNITS["k"],
-           help="the most that the transport's write buffer holds (64k)")
-    option("--low-water", metavar="SIZE", type=size, default=16 * SIZE_UNITS["k"],
-           help="above this nothing more is sent until that buffer has drained (16k)")
-    option("--queue-limit", metavar="SIZE", type=size, default=0,
-           help="stop reading while this much input waits; 0: no limit (0)")
-    option("--linger", metavar="SECONDS", type=linger, default=-1.0,
-           help="how long to deliver after the end of input; -1: until done (-1)")
-    option("--stats", metavar="SECONDS", type=interval, default=0.0,
-           help="counters on stderr that often; SIGUSR1 asks for them at once")
-    option("--progress", **switch, help="a live line on stderr, if that is a terminal (needs tqdm)")
-    option("-q", "--quiet", **switch, help="no summary at the end")
-    # fmt: on
-    return parser
-
-
-def parse_options(parser: Parser, arguments: list[str]) -> argparse.Namespace:
-    """The options, made sure to fit together."""
-    options = parser.parse(arguments)
-    options.connect = options.connect or ([] if options.bind else [DEFAULT_ENDPOINT])
-    if options.low_water > options.high_water:
-        low, high = options.low_water, options.high_water
-        parser.error(f"--low-water ({low} bytes) is over --high-water ({high} bytes)")
-    names = [name for name, _ in options.field] + ["@timestamp"] * options.timestamp
-    if len(set(names)) < len(names):
-        parser.error("a field is given twice: " + max(names, key=names.count))
-    if options.format == "raw" and (names or options.batch > 1):
-        parser.error("--format raw has no place for --field, --timestamp or --batch")
-    return options
-
-
-# ---- running ----------------------------------------------------------------------------------
 
 
 class Report:
@@ -1097,6 +911,190 @@ async def ship(options: argparse.Namespace) -> int:
         report.summary()
     all_read = reading.cancelled() or reading.result()
     return 0 if all_read and (delivered or not report.undelivered()) else 1
+
+
+# ---- command line -----------------------------------------------------------------------------
+
+SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+RESERVED_FIELDS = ("message", "type", "@pid")
+# zmq_tcp(7). Checked here, for libzmq takes a port of 99999 and any name, and then waits.
+TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^][:/\s]+):(\d{1,5}|\*)", re.ASCII)
+LONGEST_IPC_PATH = 107  # bytes (unix(7))
+
+
+def read_size(word: str) -> int:
+    """A size in bytes, such as `64k`. Raises ValueError."""
+    digits = word.lower().rstrip("kmg")
+    unit = word.lower()[len(digits) :]
+    if not digits.isdecimal() or unit not in SIZE_UNITS:
+        raise ValueError(word)
+    return int(digits) * SIZE_UNITS[unit]
+
+
+def read_text(word: str) -> str:
+    """A word of the command line; what is not UTF-8 in it becomes `\\xNN`."""
+    return os.fsencode(word).decode(errors="backslashreplace")
+
+
+def read_field(word: str) -> tuple[str, str]:
+    """`NAME=VALUE`. Raises ValueError."""
+    name, equals, value = read_text(word).partition("=")
+    if not (name and equals) or name in RESERVED_FIELDS:
+        raise ValueError(word)
+    return name, value
+
+
+def read_endpoint(word: str, any_port: bool = False) -> str:
+    """An endpoint that libzmq can use; `any_port`: `*` will do. Raises ValueError."""
+    if word.startswith("ipc://") and 0 < len(os.fsencode(word[6:])) <= LONGEST_IPC_PATH:
+        return word
+    match = TCP.fullmatch(word)
+    if not match or not (any_port if match[3] == "*" else 0 < int(match[3]) < 65536):
+        raise ValueError(word)
+    return word
+
+
+def checked(
+    read: Callable[[str], Any], what: str, least: float = -1, most: float = math.inf
+) -> Any:
+    """A `type` for argparse: what `read` makes of a word; `what` says what it should be.
+
+    A number must lie between `least` and `most` (both included).
+    """
+
+    def check(word: str) -> Any:
+        with contextlib.suppress(ValueError):
+            value = read(word)
+            if not isinstance(value, (int, float)) or least <= value <= most:
+                return value
+        raise argparse.ArgumentTypeError(f"{word!r} is not {what}")
+
+    return check
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose options have environment variables, and whose errors are one line."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description,
+            epilog="Each option has an environment variable, such as ZMQPUSH_MAX_LINE.",
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,  # parse() wants to know what was not said
+        )
+        self._actions_of: dict[str, argparse.Action] = {}  # by variable
+        self._defaults: dict[str, Any] = {}
+        self._place = ""
+
+    def option(self, *names: str, default: Any, **settings: Any) -> None:
+        """Add an option or a positional argument; a list as `default` makes it repeatable."""
+        if isinstance(default, list):
+            settings["action"] = "append"
+        action = self.add_argument(*names, **settings)
+        self._actions_of["ZMQPUSH_" + action.dest.upper()] = action
+        self._defaults[action.dest] = default
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line and status 2."""
+        fail(f"{self._place}{message} (--help tells more)")
+
+    def parse(self, arguments: list[str]) -> argparse.Namespace:
+        """What the command line says, else the environment, else the defaults."""
+        said = dict(self._defaults)
+        for variable, action in self._actions_of.items():
+            self._place = f"environment variable {variable}: "
+            said.update(vars(self.parse_args(self._words(action, os.environ.get(variable, "")))))
+        self._place = ""
+        said.update(vars(self.parse_args(arguments)))
+        return argparse.Namespace(**said)
+
+    def _words(self, action: argparse.Action, value: str) -> list[str]:
+        """The words of a command line that say what the variable of `action` says."""
+        if not value:
+            return []
+        if not action.option_strings:
+            return ["--", value]
+        option = action.option_strings[-1]
+        if action.nargs == 0:
+            if value.lower() not in ("1", "yes", "true", "0", "no", "false"):
+                self.error(f"{value!r} is neither yes nor no")
+            return [option] if value.lower() in ("1", "yes", "true") else []
+        if not isinstance(self._defaults[action.dest], list):
+            return [f"{option}={value}"]
+        try:
+            return [f"{option}={word}" for word in shlex.split(value)]
+        except ValueError as error:
+            self.error(f"{value!r}: {error}")
+
+
+def build_parser(description: str) -> Parser:
+    """All options, for this program and for those that share them."""
+    size = checked(read_size, "a size such as 65536, 64k, 1M or 2G")
+    line_size = checked(
+        lambda word: read_size(word) or math.inf, "0 or a size of 4 or more", LONGEST_CHARACTER
+    )
+    count = checked(int, "a whole number from 1 up", 1, LARGEST_INT)
+    count_or_0 = checked(int, "a whole number from 0 up", 0, LARGEST_INT)
+    interval = checked(float, "a number of seconds over 0", SHORTEST_INTERVAL_S, LARGEST_INT)
+    linger = checked(
+        lambda word: math.inf if word == "-1" else float(word), "a number of seconds, or -1", 0
+    )
+    endpoint = "an endpoint: tcp://HOST:PORT, port 1 to 65535, IPv6 in brackets; or ipc://PATH"
+    connect = checked(read_endpoint, endpoint)
+    bind = checked(functools.partial(read_endpoint, any_port=True), endpoint)
+    field = checked(read_field, f"NAME=VALUE with a NAME other than {', '.join(RESERVED_FIELDS)}")
+    switch: dict[str, Any] = {"action": "store_true", "default": False}
+
+    parser = Parser(description)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    option = parser.option
+    # fmt: off
+    option("logtype", metavar="LOGTYPE", nargs="?", default="syslog",
+           help="type of every event (syslog)")
+    option("-c", "--connect", metavar="ENDPOINT", type=connect, default=[],
+           help=f"connect to a collector; repeatable, they share the load ({DEFAULT_ENDPOINT})")
+    option("-b", "--bind", metavar="ENDPOINT", type=bind, default=[],
+           help="let collectors connect; repeatable")
+    option("-f", "--field", metavar="NAME=VALUE", type=field, default=[],
+           help="another string field in every event; repeatable")
+    option("--timestamp", **switch, help="@timestamp: when the line was read")
+    option("--format", choices=("logstash", "json", "raw"), default="logstash",
+           help="json: an object is sent as it is, plus what it lacks; raw: the line (logstash)")
+    option("--batch", metavar="N", type=count, default=1,
+           help="up to N events in a message, as a JSON array (1: one event, no array)")
+    option("--max-line", metavar="SIZE", type=line_size, default=SIZE_UNITS["m"],
+           help="send longer lines in pieces of this size; 0: no limit (1M)")
+    option("--sndhwm", metavar="N", type=count_or_0, default=1000,
+           help="ZMQ_SNDHWM: messages that libzmq holds a connection; 0: no limit (1000)")
+    option("--high-water", metavar="SIZE", type=size, default=64 * SIZE_UNITS["k"],
+           help="the most that the transport's write buffer holds (64k)")
+    option("--low-water", metavar="SIZE", type=size, default=16 * SIZE_UNITS["k"],
+           help="above this nothing more is sent until that buffer has drained (16k)")
+    option("--queue-limit", metavar="SIZE", type=size, default=0,
+           help="stop reading while this much input waits; 0: no limit (0)")
+    option("--linger", metavar="SECONDS", type=linger, default=math.inf,
+           help="how long to deliver after the end of input; -1: until done (-1)")
+    option("--stats", metavar="SECONDS", type=interval, default=0.0,
+           help="counters on stderr that often; SIGUSR1 asks for them at once")
+    option("--progress", **switch, help="a live line on stderr, if that is a terminal (needs tqdm)")
+    option("-q", "--quiet", **switch, help="no summary at the end")
+    # fmt: on
+    return parser
+
+
+def parse_options(parser: Parser, arguments: list[str]) -> argparse.Namespace:
+    """The options, made sure to fit together."""
+    options = parser.parse(arguments)
+    options.connect = options.connect or ([] if options.bind else [DEFAULT_ENDPOINT])
+    if options.low_water > options.high_water:
+        low, high = options.low_water, options.high_water
+        parser.error(f"--low-water ({low} bytes) is over --high-water ({high} bytes)")
+    names = [name for name, _ in options.field] + ["@timestamp"] * options.timestamp
+    if len(set(names)) < len(names):
+        parser.error("a field is given twice: " + max(names, key=names.count))
+    if options.format == "raw" and (names or options.batch > 1):
+        parser.error("--format raw has no place for --field, --timestamp or --batch")
+    return options
 
 
 def main() -> None:
