@@ -327,11 +327,11 @@ class Pace:
 class Stdin:
     """Descriptor 0 as an asynchronous source of bytes, whatever it is.
 
-    A pipe, FIFO or socket is made non-blocking and watched by an edge-triggered epoll (epoll(7)).
-    O_NONBLOCK belongs to the open file, which others may share: `close()` puts it back. A
-    terminal is shared with the shell and with stdout, so it stays blocking, and is read once
-    each time it says that it is ready. epoll refuses what is always ready, such as a regular
-    file, with EPERM.
+    It is made non-blocking and watched by an edge-triggered epoll (epoll(7)). O_NONBLOCK belongs
+    to the open file, which others may share: `close()` puts it back. A terminal is shared with
+    the shell and with stdout, so that one is opened anew, and if that is not allowed, stays
+    blocking and is asked before each read. epoll refuses what is always ready, such as a
+    regular file, with EPERM.
     """
 
     def __init__(self) -> None:
@@ -347,17 +347,20 @@ class Stdin:
         self.taken = 0  # bytes read
         self._allowance = math.inf  # bytes that may still be read
         self._buffer = memoryview(bytearray(READ_SIZE))
-        self._terminal = os.isatty(0)
-        self._empty = self._terminal  # nothing to read until epoll tells
+        self._empty = False  # nothing to read until epoll tells
         self._at_end = False  # or soon: epoll has told of a hang-up, or never tells anything
         self._pace = Pace()
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
+        self._fd = 0
+        self._terminal = os.isatty(0)
+        if self._terminal:
+            with contextlib.suppress(OSError):
+                flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                self._fd = os.open("/proc/self/fd/0", flags)
         self._epoll = select.epoll()
-        self._events = select.EPOLLIN | select.EPOLLRDHUP
-        self._events |= select.EPOLLONESHOT if self._terminal else select.EPOLLET
         try:
-            self._epoll.register(0, self._events)
+            self._epoll.register(self._fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
         except PermissionError:
             self.always_ready = self._at_end = True
             return
@@ -368,11 +371,14 @@ class Stdin:
 
     def close(self) -> None:
         """Stop watching and put the flags of the open file back; may be called again."""
-        if not self._epoll.closed:
-            self._loop.remove_reader(self._epoll.fileno())
-            self._epoll.close()
-            if not self._terminal:
-                fcntl.fcntl(0, fcntl.F_SETFL, self._flags)
+        if self._epoll.closed:
+            return
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        if not self._terminal:
+            fcntl.fcntl(0, fcntl.F_SETFL, self._flags)
+        elif self._fd:
+            os.close(self._fd)
 
     async def read(self) -> bytes:
         """Wait for input; return what is there, b"" at the end. Raises OSError."""
@@ -385,7 +391,9 @@ class Stdin:
                 await asyncio.sleep(0)  # there is more: let others have their turn
             size = int(min(READ_SIZE, self._allowance))
             try:
-                count = os.readv(0, [self._buffer[:size]])
+                if self._terminal and not select.select([self._fd], [], [], 0)[0]:
+                    raise BlockingIOError
+                count = os.readv(self._fd, [self._buffer[:size]])
             except BlockingIOError:
                 self._empty = True
                 continue
@@ -393,9 +401,9 @@ class Stdin:
                 if self._terminal:  # EIO: it has hung up
                     break
                 raise
-            # A short read has emptied a pipe (epoll(7)); but the edge that told of a hang-up is
-            # spent, and there the end itself must be read.
-            self._empty = self._terminal or (count < size and not self._at_end)
+            # A short read has emptied a pipe (epoll(7)), but a terminal gives a line at a time.
+            # The edge that told of a hang-up is spent: there the end itself must be read.
+            self._empty = count < size and not (self._at_end or self._terminal)
             self._allowance -= count
             self._pace.took(count)
             self.taken += count
@@ -406,14 +414,11 @@ class Stdin:
         """Let the input end now, or after what a pipe, socket or terminal holds at this moment."""
         self._allowance = 0
         if with_what_is_there and not self.always_ready:
-            held = fcntl.ioctl(0, termios.FIONREAD, struct.pack("i", 0))
+            held = fcntl.ioctl(self._fd, termios.FIONREAD, struct.pack("i", 0))
             self._allowance = struct.unpack("i", held)[0]
         self._wake()
 
     async def _until_ready(self) -> None:
-        if self._terminal:
-            self._ready = self._loop.create_future()
-            self._epoll.modify(0, self._events)
         await self._ready
         self._ready = self._loop.create_future()
         self._empty = False
@@ -790,10 +795,8 @@ class Report:
 
     def live_line(self) -> Callable[[], None]:
         """A line on stderr, and the function that brings it up to date."""
-        try:
-            import tqdm
-        except ImportError as missing:
-            fail(f"--progress: {missing}; install tqdm")
+        import tqdm
+
         backlog, stdin = self._backlog, self._stdin
         line = tqdm.tqdm(total=stdin.file_size, unit="B", unit_scale=True, dynamic_ncols=True)
 
@@ -856,8 +859,10 @@ def warn_unresolved(endpoints: list[str]) -> None:
             host = endpoint[len("tcp://") :].rpartition(":")[0].strip("[]")
             try:
                 socket.getaddrinfo(host, None)
-            except OSError as error:
-                say(f"{endpoint}: {error.strerror}; going on, it is tried again and again")
+            except (OSError, UnicodeError) as error:  # UnicodeError: a label is too long
+                say(
+                    f"{endpoint}: {getattr(error, 'strerror', error)}; going on, it is tried again and again"
+                )
 
     threading.Thread(target=look_up, daemon=True).start()
 
@@ -1092,6 +1097,11 @@ def parse_options(parser: Parser, arguments: list[str]) -> argparse.Namespace:
     names = [name for name, _ in options.field] + ["@timestamp"] * options.timestamp
     if len(set(names)) < len(names):
         parser.error("a field is given twice: " + max(names, key=names.count))
+    if options.progress:
+        try:
+            import tqdm  # noqa: F401
+        except ImportError as missing:
+            parser.error(f"--progress: {missing}; install tqdm")
     if options.format == "raw" and (names or options.batch > 1):
         parser.error("--format raw has no place for --field, --timestamp or --batch")
     return options
