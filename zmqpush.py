@@ -87,6 +87,7 @@ GRACE_AFTER_SIGNAL_S = 2.0
 LAST_HANDOVER_S = 0.5  # at least this is left for delivery when reading on has used up the grace
 NOTICE_AFTER_S = 1.0  # how long the end of input waits for a collector before we say so
 KEEPALIVE_AFTER_S = 60
+RESOLVE_S = 1.0
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
 PROGRESS_S = 0.5
@@ -416,6 +417,7 @@ class Stdin:
         if with_what_is_there and not self.always_ready:
             held = fcntl.ioctl(self._fd, termios.FIONREAD, struct.pack("i", 0))
             self._allowance = struct.unpack("i", held)[0]
+        self._empty = False
         self._wake()
 
     async def _until_ready(self) -> None:
@@ -589,7 +591,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
 
     def __init__(self, high_water: int, low_water: int) -> None:
         self.connections: set[int] = set()  # the descriptors of those that stand
-        self.met_collector = asyncio.Event()  # set for good by the first handshake
+        self.met_peer = asyncio.Event()  # set for good by the first of them
         self._watermarks = {"high": high_water, "low": low_water}
         self._drained = asyncio.Event()
         self._closed = asyncio.Event()
@@ -602,7 +604,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             zmq.SNDTIMEO, 0
         )  # a send never waits: zmq.Again tells that there is no room
         push.setsockopt(zmq.LINGER, -1)
-        push.setsockopt(zmq.IPV6, 1)
+        push.setsockopt(zmq.IPV6, 1)  # of what is bound, at IPv4 addresses too
         push.setsockopt(zmq.TCP_KEEPALIVE, 1)
         push.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_AFTER_S)
         push.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
@@ -616,14 +618,15 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         )
         self.transport.set_write_buffer_limits(**self._watermarks)
         await self.transport.enable_monitor(
-            zmq.EVENT_CONNECTED
-            | zmq.EVENT_ACCEPTED
-            | zmq.EVENT_DISCONNECTED
-            | zmq.EVENT_HANDSHAKE_SUCCEEDED
+            zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
         )
         for endpoint in bind + connect:
             try:
                 if endpoint in connect:
+                    # libzmq uses one address of a name, and with this option an IPv6 one if there
+                    # is any; but collectors, libzmq's default, listen to IPv4.
+                    ipv6 = endpoint.startswith("tcp://") and not await has_ipv4(endpoint)
+                    self.transport.setsockopt(zmq.IPV6, int(ipv6))
                     await self.transport.connect(endpoint)
                 else:
                     if is_ipc_in_use(endpoint):
@@ -675,12 +678,35 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self._closed.set()
 
     def event_received(self, event: Any) -> None:
-        if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self.met_collector.set()
-        elif event.event == zmq.EVENT_DISCONNECTED:
+        if event.event == zmq.EVENT_DISCONNECTED:
             self.connections.discard(event.value)
-        else:
+        else:  # of the handshake an old libzmq's would not tell
             self.connections.add(event.value)
+            self.met_peer.set()
+
+
+async def has_ipv4(endpoint: str) -> bool:
+    """Whether the host of a tcp endpoint has an IPv4 address; says so if it has none of any kind.
+
+    Asked on a thread of its own, and not waited for long: DNS may take its time.
+    """
+    loop = asyncio.get_running_loop()
+    families = loop.create_future()
+
+    def look_up() -> None:
+        found = set()
+        try:
+            host = endpoint[len("tcp://") :].rpartition(":")[0].strip("[]")
+            found = {address[0] for address in socket.getaddrinfo(host, None)}
+        except (OSError, UnicodeError) as error:  # UnicodeError: a part of the name is too long
+            why = getattr(error, "strerror", error)
+            say(f"{endpoint}: {why}; going on, it is tried again and again")
+        with contextlib.suppress(RuntimeError):  # nobody waits any more
+            loop.call_soon_threadsafe(families.set_result, found)
+
+    threading.Thread(target=look_up, daemon=True).start()
+    await asyncio.wait({families}, timeout=RESOLVE_S)
+    return families.done() and socket.AF_INET in families.result()
 
 
 def is_ipc_in_use(endpoint: str) -> bool:
@@ -812,7 +838,7 @@ class Report:
         """Messages that may not have arrived, at most: libzmq does not tell what it holds."""
         backlog, options = self._backlog, self._options
         held = backlog.sent
-        if options.sndhwm and self._link.met_collector.is_set():
+        if options.sndhwm and self._link.met_peer.is_set():
             pipes = max(len(self._link.connections), 1)
             held = min(held, options.sndhwm * options.batch * pipes)
         return backlog.read - backlog.sent + held
@@ -820,7 +846,7 @@ class Report:
     def waiting(self) -> None:
         """Say that the input has ended, and what keeps us."""
         where = " ".join(self._options.connect + self._options.bind)
-        if self._link.met_collector.is_set():
+        if self._link.met_peer.is_set():
             what = f"up to {self.undelivered()} messages are still on their way to"
         else:
             what = f"{self.undelivered()} messages wait for a collector at"
@@ -828,7 +854,7 @@ class Report:
 
     def given_up(self) -> None:
         """Say how many messages are lost."""
-        if self._link.met_collector.is_set():
+        if self._link.met_peer.is_set():
             waited = self._backlog.read - self._backlog.sent
             say(
                 f"gave up at most {self.undelivered()} messages: {waited} that waited here, "
@@ -840,7 +866,7 @@ class Report:
     def summary(self) -> None:
         """Tell on stdout how many messages went out, and in which time."""
         backlog = self._backlog
-        sent = backlog.sent if self._link.met_collector.is_set() else 0
+        sent = backlog.sent if self._link.met_peer.is_set() else 0
         ms = ((backlog.last_sent_at or time.monotonic()) - self._stdin.started_at) * 1000
         line = f"Processed {sent} messages in {ms:.4f}ms. Tagged with @pid:{os.getpid()}\n"
         try:
@@ -851,27 +877,11 @@ class Report:
             say(f"cannot write the summary: {error.strerror}")
 
 
-def warn_unresolved(endpoints: list[str]) -> None:
-    """Say which names do not resolve. In a thread of its own: DNS may take its time."""
-
-    def look_up() -> None:
-        for endpoint in endpoints:
-            host = endpoint[len("tcp://") :].rpartition(":")[0].strip("[]")
-            try:
-                socket.getaddrinfo(host, None)
-            except (OSError, UnicodeError) as error:  # UnicodeError: a label is too long
-                say(
-                    f"{endpoint}: {getattr(error, 'strerror', error)}; going on, it is tried again and again"
-                )
-
-    threading.Thread(target=look_up, daemon=True).start()
-
-
 async def deliver(pushing: Awaitable[Any], backlog: Backlog, link: Link) -> None:
     """Return when libzmq has nothing left."""
     await pushing
     if backlog.sent:  # libzmq drops what waits for the first connection when that comes too late
-        await link.met_collector.wait()
+        await link.met_peer.wait()
     await link.close()
 
 
@@ -882,7 +892,6 @@ async def ship(options: argparse.Namespace) -> int:
         await link.open(options.sndhwm, options.bind, options.connect)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}")
-    warn_unresolved([endpoint for endpoint in options.connect if endpoint.startswith("tcp://")])
     try:
         stdin = Stdin()
     except OSError as error:
