@@ -38,7 +38,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any, NoReturn
 
@@ -87,7 +87,9 @@ GRACE_AFTER_SIGNAL_S = 2.0
 LAST_HANDOVER_S = 0.5  # at least this is left for delivery when reading on has used up the grace
 NOTICE_AFTER_S = 1.0  # how long the end of input waits for a collector before we say so
 KEEPALIVE_AFTER_S = 60
+OUT_BATCH_SIZE = 8192  # bytes that libzmq writes at once, beyond what it counts as queued
 RESOLVE_S = 1.0
+HANDSHAKE_S = 31.0  # a second more than ZMQ_HANDSHAKE_IVL
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
 PROGRESS_S = 0.5
@@ -145,6 +147,7 @@ class EventFormat:
 
     def __init__(self, options: argparse.Namespace, pid: int) -> None:
         self.batch = options.batch  # events in a message, at most
+        self.least_size = 2  # bytes of an event on the wire: the frame's head (RFC 23)
         self._timestamps = options.timestamp
         forms = {"logstash": self._logstash, "json": self._json, "raw": self._raw}
         self._make = forms[options.format]
@@ -156,6 +159,8 @@ class EventFormat:
             ].encode()
             for name, value in members
         }
+        if options.format == "logstash":
+            self.least_size += len(self.HEAD + self._tail(self._pairs))
 
     def messages(self, lines: bytes, read_at_ms: int) -> list[bytes]:
         """The messages that carry `lines`, each of which ends with LF."""
@@ -590,9 +595,13 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
     """
 
     def __init__(self, high_water: int, low_water: int) -> None:
-        self.connections: set[int] = set()  # the descriptors of those that stand
-        self.met_peer = asyncio.Event()  # set for good by the first of them
+        # Those that stand, by descriptor. Of its handshake a libzmq older than 4 does not tell; but
+        # who has not made one in time is cut off, so that who is still there then is a collector.
+        self.connections: dict[int, tuple[str, asyncio.TimerHandle]] = {}
+        self.met_collector = asyncio.Event()  # set for good by the first
         self._watermarks = {"high": high_water, "low": low_water}
+        self._loop = asyncio.get_running_loop()
+        self._connect: list[str] = []  # endpoints
         self._drained = asyncio.Event()
         self._closed = asyncio.Event()
 
@@ -611,15 +620,16 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         push.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         # To one collector, libzmq may take messages before it is there, and keeps them when it
         # goes. Among several that would give a dead one its share.
-        push.setsockopt(zmq.IMMEDIATE, 1 if len(bind) + len(connect) > 1 else 0)
+        self._immediate = len(bind) + len(connect) > 1
+        push.setsockopt(zmq.IMMEDIATE, int(self._immediate))
+        self._push = push
         self._send = functools.partial(zmq.backend.Socket.send, push)
         self.transport, _ = await aiozmq.create_zmq_connection(
             lambda: self, zmq.PUSH, zmq_sock=push
         )
         self.transport.set_write_buffer_limits(**self._watermarks)
-        await self.transport.enable_monitor(
-            zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
-        )
+        up, down = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED, zmq.EVENT_DISCONNECTED
+        await self.transport.enable_monitor(up | down | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         for endpoint in bind + connect:
             try:
                 if endpoint in connect:
@@ -628,6 +638,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
                     ipv6 = endpoint.startswith("tcp://") and not await has_ipv4(endpoint)
                     self.transport.setsockopt(zmq.IPV6, int(ipv6))
                     await self.transport.connect(endpoint)
+                    self._connect.append(endpoint)
                 else:
                     if is_ipc_in_use(endpoint):
                         raise OSError(errno.EADDRINUSE, "")
@@ -659,12 +670,11 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         """Return when libzmq has delivered everything; only the end of its context tells that."""
         self.transport.close()
         await self._closed.wait()
-        loop = asyncio.get_running_loop()
         terminated = asyncio.Event()
 
         def terminate() -> None:
             zmq.Context.instance().term()
-            loop.call_soon_threadsafe(terminated.set)
+            self._loop.call_soon_threadsafe(terminated.set)
 
         threading.Thread(target=terminate, daemon=True).start()
         await terminated.wait()
@@ -678,11 +688,25 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self._closed.set()
 
     def event_received(self, event: Any) -> None:
-        if event.event == zmq.EVENT_DISCONNECTED:
-            self.connections.discard(event.value)
-        else:  # of the handshake an old libzmq's would not tell
-            self.connections.add(event.value)
-            self.met_peer.set()
+        if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.met_collector.set()
+        elif event.event == zmq.EVENT_DISCONNECTED:
+            self.connections.pop(event.value)[1].cancel()
+            # libzmq gives up for good on a peer that was not what it should be, without a word.
+            # To connect anew costs nothing where libzmq holds nothing for who is not there.
+            if self._immediate or not self.met_collector.is_set():
+                wait_s = RECONNECT_MAX_MS / 1000
+                self._loop.call_later(wait_s, self._connect_again, event.endpoint)
+        else:
+            old_enough = self._loop.call_later(HANDSHAKE_S, self.met_collector.set)
+            self.connections[event.value] = (event.endpoint, old_enough)
+
+    def _connect_again(self, endpoint: str) -> None:
+        standing = [connected for connected, _ in self.connections.values()]
+        if endpoint in self._connect and endpoint not in standing and not self._push.closed:
+            with contextlib.suppress(zmq.ZMQError):
+                self._push.disconnect(endpoint)
+            self._push.connect(endpoint)
 
 
 async def has_ipv4(endpoint: str) -> bool:
@@ -720,6 +744,7 @@ def is_ipc_in_use(endpoint: str) -> bool:
 async def zmq_pusher(backlog: Backlog, link: Link, form: EventFormat) -> None:
     """Send the backlog, oldest chunk first, until its end."""
     while chunk := await backlog.get():
+        await link.met_collector.wait()  # a peer that is none would take libzmq's queue with it
         messages = form.messages(b"".join(chunk.parts), chunk.read_at_ms)
         before = backlog.sent
         left = iter(messages)
@@ -794,9 +819,15 @@ class Report:
     """Tells how far things are: counters, a live line, what is waited for, and how it ended."""
 
     def __init__(
-        self, options: argparse.Namespace, stdin: Stdin, backlog: Backlog, link: Link
+        self,
+        options: argparse.Namespace,
+        form: EventFormat,
+        stdin: Stdin,
+        backlog: Backlog,
+        link: Link,
     ) -> None:
         self._options = options
+        self._form = form
         self._stdin = stdin
         self._backlog = backlog
         self._link = link
@@ -838,15 +869,16 @@ class Report:
         """Messages that may not have arrived, at most: libzmq does not tell what it holds."""
         backlog, options = self._backlog, self._options
         held = backlog.sent
-        if options.sndhwm and self._link.met_peer.is_set():
-            pipes = max(len(self._link.connections), 1)
-            held = min(held, options.sndhwm * options.batch * pipes)
+        if options.sndhwm and self._link.met_collector.is_set():
+            queued = options.sndhwm * options.batch
+            being_sent = OUT_BATCH_SIZE // self._form.least_size + options.batch
+            held = min(held, (queued + being_sent) * max(len(self._link.connections), 1))
         return backlog.read - backlog.sent + held
 
     def waiting(self) -> None:
         """Say that the input has ended, and what keeps us."""
         where = " ".join(self._options.connect + self._options.bind)
-        if self._link.met_peer.is_set():
+        if self._link.met_collector.is_set():
             what = f"up to {self.undelivered()} messages are still on their way to"
         else:
             what = f"{self.undelivered()} messages wait for a collector at"
@@ -854,7 +886,7 @@ class Report:
 
     def given_up(self) -> None:
         """Say how many messages are lost."""
-        if self._link.met_peer.is_set():
+        if self._link.met_collector.is_set():
             waited = self._backlog.read - self._backlog.sent
             say(
                 f"gave up at most {self.undelivered()} messages: {waited} that waited here, "
@@ -866,7 +898,7 @@ class Report:
     def summary(self) -> None:
         """Tell on stdout how many messages went out, and in which time."""
         backlog = self._backlog
-        sent = backlog.sent if self._link.met_peer.is_set() else 0
+        sent = backlog.sent if self._link.met_collector.is_set() else 0
         ms = ((backlog.last_sent_at or time.monotonic()) - self._stdin.started_at) * 1000
         line = f"Processed {sent} messages in {ms:.4f}ms. Tagged with @pid:{os.getpid()}\n"
         try:
@@ -875,14 +907,6 @@ class Report:
             return  # whoever ran us does not want to know
         except OSError as error:
             say(f"cannot write the summary: {error.strerror}")
-
-
-async def deliver(pushing: Awaitable[Any], backlog: Backlog, link: Link) -> None:
-    """Return when libzmq has nothing left."""
-    await pushing
-    if backlog.sent:  # libzmq drops what waits for the first connection when that comes too late
-        await link.met_peer.wait()
-    await link.close()
 
 
 async def ship(options: argparse.Namespace) -> int:
@@ -897,7 +921,8 @@ async def ship(options: argparse.Namespace) -> int:
     except OSError as error:
         fail(f"cannot read standard input: {error}")
     backlog = Backlog(options.queue_limit or FILE_AHEAD * stdin.always_ready, options.timestamp)
-    report = Report(options, stdin, backlog, link)
+    form = EventFormat(options, os.getpid())
+    report = Report(options, form, stdin, backlog, link)
     ending = Ending(options.linger, stdin, backlog)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, report.counters)
@@ -907,12 +932,14 @@ async def ship(options: argparse.Namespace) -> int:
     if options.progress and os.isatty(2):
         report.repeat(report.live_line(), PROGRESS_S)
 
-    form = EventFormat(options, os.getpid())
+    async def deliver() -> None:
+        await asyncio.gather(reading, zmq_pusher(backlog, link, form))
+        await link.close()
+
     reading = loop.create_task(stdin_queuer(stdin, LineSplitter(options.max_line), backlog))
     reading.add_done_callback(lambda _: ending.input_ended())
     reading.add_done_callback(lambda _: loop.call_later(NOTICE_AFTER_S, report.waiting))
-    pushing = asyncio.gather(reading, zmq_pusher(backlog, link, form))
-    delivering = loop.create_task(deliver(pushing, backlog, link))
+    delivering = loop.create_task(deliver())
     await asyncio.wait({delivering, ending.gave_up}, return_when=asyncio.FIRST_COMPLETED)
     delivered = delivering.done()
     if delivered:
