@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 sys.dont_write_bytecode = True  # the programs may lie in a directory such as /usr/local/bin
-import zmq  # noqa: E402
+import zmqpush  # first: it says what is missing
 
-import zmqpush  # noqa: E402
+import zmq  # isort: skip
 
 TCP_WMEM = Path("/proc/sys/net/ipv4/tcp_wmem")  # tcp(7): least, default and most, in bytes
 
@@ -43,7 +43,7 @@ def main() -> None:
         "--all", action="store_true", default=False, help="also what libzmq and the kernel hold"
     )
     options = zmqpush.parse_options(parser, sys.argv[1:])
-    print("\n".join(asyncio.run(watermarks(options))))
+    sys.exit(0 if zmqpush.tell("\n".join(asyncio.run(watermarks(options)))) else 1)
 
 
 if __name__ == "__main__":

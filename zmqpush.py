@@ -15,40 +15,15 @@ output, then how it runs and ends, and the command line.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import asyncio.unix_events
-import collections
-import contextlib
-import errno
-import fcntl
-import functools
-import json
-import math
-import operator
 import os
-import re
-import select
-import shlex
 import signal
-import socket
-import stat
-import struct
 import sys
-import termios
-import threading
-import time
-from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
 from typing import Any, NoReturn
-
-SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
-if __name__ == "__main__":  # what comes during the imports waits until there is somebody to act
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def say(text: str) -> None:
     """Write one line on stderr; where it is closed or full, there is nobody left to tell."""
+    text = text.replace("\n", "\\n").replace("\r", "\\r")
     line = f"{os.path.basename(sys.argv[0])}: {text}\n"
     try:
         os.write(2, line.encode(errors="backslashreplace"))
@@ -64,6 +39,36 @@ def fail(text: str) -> NoReturn:
 
 if sys.platform != "linux":
     fail("this program needs Linux (epoll)")
+
+# What is sent while the imports run waits until there is somebody to act on it.
+SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+import argparse
+import asyncio
+import asyncio.unix_events
+import collections
+import contextlib
+import errno
+import fcntl
+import functools
+import ipaddress
+import json
+import math
+import operator
+import re
+import select
+import shlex
+import socket
+import stat
+import struct
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+
 try:
     import zmq
     import zmq.backend
@@ -88,7 +93,6 @@ LAST_HANDOVER_S = 0.5  # at least this is left for delivery when reading on has 
 NOTICE_AFTER_S = 1.0  # how long the end of input waits for a collector before we say so
 KEEPALIVE_AFTER_S = 60
 OUT_BATCH_SIZE = 8192  # bytes that libzmq writes at once, beyond what it counts as queued
-RESOLVE_S = 1.0
 HANDSHAKE_S = 31.0  # a second more than ZMQ_HANDSHAKE_IVL
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
@@ -354,7 +358,6 @@ class Stdin:
         self._allowance = math.inf  # bytes that may still be read
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._empty = False  # nothing to read until epoll tells
-        self._at_end = False  # or soon: epoll has told of a hang-up, or never tells anything
         self._pace = Pace()
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
@@ -368,7 +371,7 @@ class Stdin:
         try:
             self._epoll.register(self._fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
         except PermissionError:
-            self.always_ready = self._at_end = True
+            self.always_ready = True
             return
         self.always_ready = False
         self._loop.add_reader(self._epoll.fileno(), self._on_epoll)
@@ -376,7 +379,10 @@ class Stdin:
             fcntl.fcntl(0, fcntl.F_SETFL, self._flags | os.O_NONBLOCK)
 
     def close(self) -> None:
-        """Stop watching and put the flags of the open file back; may be called again."""
+        """Put the flags of the open file back, and let go of it; may be called again.
+
+        Who goes on writing into a pipe must learn that nobody reads it any more.
+        """
         if self._epoll.closed:
             return
         self._loop.remove_reader(self._epoll.fileno())
@@ -385,6 +391,9 @@ class Stdin:
             fcntl.fcntl(0, fcntl.F_SETFL, self._flags)
         elif self._fd:
             os.close(self._fd)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
 
     async def read(self) -> bytes:
         """Wait for input; return what is there, b"" at the end. Raises OSError."""
@@ -394,7 +403,7 @@ class Stdin:
                     break
                 await self._until_ready()
             else:
-                await asyncio.sleep(0)  # there is more: let others have their turn
+                await asyncio.sleep(0)  # there may be more: let others have their turn
             size = int(min(READ_SIZE, self._allowance))
             try:
                 if self._terminal and not select.select([self._fd], [], [], 0)[0]:
@@ -407,19 +416,16 @@ class Stdin:
                 if self._terminal:  # EIO: it has hung up
                     break
                 raise
-            # A short read has emptied a pipe (epoll(7)), but a terminal gives a line at a time.
-            # The edge that told of a hang-up is spent: there the end itself must be read.
-            self._empty = count < size and not (self._at_end or self._terminal)
             self._allowance -= count
             self._pace.took(count)
             self.taken += count
             return bytes(self._buffer[:count])
         return b""
 
-    def finish(self, with_what_is_there: bool) -> None:
-        """Let the input end now, or after what a pipe, socket or terminal holds at this moment."""
+    def finish(self) -> None:
+        """Let the input end, after what a pipe, socket or terminal holds at this moment."""
         self._allowance = 0
-        if with_what_is_there and not self.always_ready:
+        if not self.always_ready and not self._epoll.closed:
             held = fcntl.ioctl(self._fd, termios.FIONREAD, struct.pack("i", 0))
             self._allowance = struct.unpack("i", held)[0]
         self._empty = False
@@ -436,9 +442,7 @@ class Stdin:
             self._loop.add_reader(self._epoll.fileno(), self._on_epoll)
 
     def _on_epoll(self) -> None:
-        for _, events in self._epoll.poll(0):  # to take the event is what clears the edge
-            if events & (select.EPOLLHUP | select.EPOLLRDHUP | select.EPOLLERR):
-                self._at_end = True
+        if self._epoll.poll(0):  # to take the event is what clears the edge
             self._wake()
 
     def _wake(self) -> None:
@@ -601,7 +605,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self.met_collector = asyncio.Event()  # set for good by the first
         self._watermarks = {"high": high_water, "low": low_water}
         self._loop = asyncio.get_running_loop()
-        self._connect: list[str] = []  # endpoints
+        self._connected: dict[str, bool] = {}  # endpoints, and whether by IPv6
         self._drained = asyncio.Event()
         self._closed = asyncio.Event()
 
@@ -630,24 +634,48 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self.transport.set_write_buffer_limits(**self._watermarks)
         up, down = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED, zmq.EVENT_DISCONNECTED
         await self.transport.enable_monitor(up | down | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        for endpoint in bind + connect:
+        for endpoint in bind:
             try:
-                if endpoint in connect:
-                    # libzmq uses one address of a name, and with this option an IPv6 one if there
-                    # is any; but collectors, libzmq's default, listen to IPv4.
-                    ipv6 = endpoint.startswith("tcp://") and not await has_ipv4(endpoint)
-                    self.transport.setsockopt(zmq.IPV6, int(ipv6))
-                    await self.transport.connect(endpoint)
-                    self._connect.append(endpoint)
-                else:
-                    if is_ipc_in_use(endpoint):
-                        raise OSError(errno.EADDRINUSE, "")
-                    bound = await self.transport.bind(endpoint)
-                    if endpoint.endswith(":*"):
-                        say(f"bound to {bound}")
+                refuse_to_displace(endpoint)
+                bound = await self.transport.bind(endpoint)
             except OSError as error:
                 why = zmq.strerror(error.errno or errno.EINVAL)
                 raise OSError(error.errno, why, endpoint) from None
+            if endpoint.endswith(":*"):
+                say(f"bound to {bound}")
+        for endpoint in connect:
+            if endpoint.startswith("tcp://"):
+                threading.Thread(target=self._look_up, args=(endpoint,), daemon=True).start()
+            else:
+                self._connect_to(endpoint)
+
+    def _look_up(self, endpoint: str) -> None:
+        """Connect to a name once it resolves. On a thread of its own: DNS may take its time.
+
+        libzmq uses one address of a name, and with ZMQ_IPV6 an IPv6 one if there is any; but
+        collectors listen to IPv4 only, unless told otherwise.
+        """
+        host = endpoint[len("tcp://") :].rpartition(":")[0].strip("[]")
+        warned = False
+        while True:
+            try:
+                families = {address[0] for address in socket.getaddrinfo(host, None)}
+                break
+            except (OSError, UnicodeError) as error:  # UnicodeError: a part of it is too long
+                if not warned:
+                    why = getattr(error, "strerror", error)
+                    say(f"{endpoint}: {why}; going on, it is tried again and again")
+                warned = True
+                time.sleep(RECONNECT_MAX_MS / 1000)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            ipv6 = socket.AF_INET not in families
+            self._loop.call_soon_threadsafe(self._connect_to, endpoint, ipv6)
+
+    def _connect_to(self, endpoint: str, ipv6: bool = False) -> None:
+        if not self._push.closed:
+            self._push.setsockopt(zmq.IPV6, int(ipv6))
+            self._push.connect(endpoint)
+            self._connected[endpoint] = ipv6
 
     def send(self, messages: Iterator[bytes]) -> bool:
         """Hand `messages` to libzmq; False as soon as it refuses one, which is the last taken."""
@@ -703,42 +731,21 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
 
     def _connect_again(self, endpoint: str) -> None:
         standing = [connected for connected, _ in self.connections.values()]
-        if endpoint in self._connect and endpoint not in standing and not self._push.closed:
+        if endpoint in self._connected and endpoint not in standing and not self._push.closed:
             with contextlib.suppress(zmq.ZMQError):
                 self._push.disconnect(endpoint)
-            self._push.connect(endpoint)
+            self._connect_to(endpoint, self._connected[endpoint])
 
 
-async def has_ipv4(endpoint: str) -> bool:
-    """Whether the host of a tcp endpoint has an IPv4 address; says so if it has none of any kind.
-
-    Asked on a thread of its own, and not waited for long: DNS may take its time.
-    """
-    loop = asyncio.get_running_loop()
-    families = loop.create_future()
-
-    def look_up() -> None:
-        found = set()
-        try:
-            host = endpoint[len("tcp://") :].rpartition(":")[0].strip("[]")
-            found = {address[0] for address in socket.getaddrinfo(host, None)}
-        except (OSError, UnicodeError) as error:  # UnicodeError: a part of the name is too long
-            why = getattr(error, "strerror", error)
-            say(f"{endpoint}: {why}; going on, it is tried again and again")
-        with contextlib.suppress(RuntimeError):  # nobody waits any more
-            loop.call_soon_threadsafe(families.set_result, found)
-
-    threading.Thread(target=look_up, daemon=True).start()
-    await asyncio.wait({families}, timeout=RESOLVE_S)
-    return families.done() and socket.AF_INET in families.result()
-
-
-def is_ipc_in_use(endpoint: str) -> bool:
-    """Whether somebody listens at an ipc endpoint. libzmq would not say, but take its place."""
-    if not endpoint.startswith("ipc://"):
-        return False
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(endpoint[len("ipc://") :]) == 0
+def refuse_to_displace(endpoint: str) -> None:
+    """Raise OSError where an ipc endpoint is in use, or no socket: libzmq would remove it."""
+    path = endpoint[len("ipc://") :]
+    if endpoint.startswith("ipc://") and os.path.exists(path):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "it is there, and not a socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(path) == 0:
+                raise OSError(errno.EADDRINUSE, "")
 
 
 async def zmq_pusher(backlog: Backlog, link: Link, form: EventFormat) -> None:
@@ -763,7 +770,7 @@ class Ending:
     """Decides when to stop trying: `gave_up` is done when the time has run out.
 
     After the end of input there are `linger_s` seconds for delivery. A signal ends the input and
-    leaves 2 s for everything; a second one leaves nothing.
+    leaves 2 s for everything; SIGINT after that leaves nothing.
     """
 
     def __init__(self, linger_s: float, stdin: Stdin, backlog: Backlog) -> None:
@@ -786,20 +793,21 @@ class Ending:
 
     def _on_signal(self, number: int) -> None:
         if self._signalled_at < math.inf:
-            self._give_up()
+            if number == signal.SIGINT:  # SIGTERM is sent twice by rsyslogd and systemd together
+                self._give_up()
             return
         self._signalled_at = self._loop.time()
         if self._ended_at < math.inf:
             self._set_timer()
         elif number == signal.SIGINT:
-            self._end_input(True)
+            self._end_input()
         else:
             # A service manager stops rsyslogd and us together, and rsyslogd still drains.
-            self._loop.call_later(GRACE_AFTER_SIGNAL_S, self._end_input, False)
+            self._loop.call_later(GRACE_AFTER_SIGNAL_S, self._end_input)
 
-    def _end_input(self, with_what_is_there: bool) -> None:
+    def _end_input(self) -> None:
         self._backlog.lift_limit()
-        self._stdin.finish(with_what_is_there)
+        self._stdin.finish()
 
     def _set_timer(self) -> None:
         grace_ends_at = self._signalled_at + GRACE_AFTER_SIGNAL_S
@@ -813,6 +821,18 @@ class Ending:
     def _give_up(self) -> None:
         if not self.gave_up.done():
             self.gave_up.set_result(None)
+
+
+def tell(text: str) -> bool:
+    """Write `text` and LF on stdout; whether that worked, or nobody wants to know (EPIPE)."""
+    try:
+        os.write(1, f"{text}\n".encode())
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        say(f"cannot write to standard output: {error.strerror}")
+        return False
+    return True
 
 
 class Report:
@@ -831,6 +851,7 @@ class Report:
         self._stdin = stdin
         self._backlog = backlog
         self._link = link
+        self._bar: Any = None
 
     def repeat(self, show: Callable[[], None], interval_s: float) -> None:
         """Call `show` each `interval_s` seconds."""
@@ -850,20 +871,24 @@ class Report:
             f"({backlog.size} bytes), {len(self._link.connections)} connected"
         )
 
-    def live_line(self) -> Callable[[], None]:
-        """A line on stderr, and the function that brings it up to date."""
+    def live_line(self) -> None:
+        """Bring the live line on stderr up to date."""
         import tqdm
 
         backlog, stdin = self._backlog, self._stdin
-        line = tqdm.tqdm(total=stdin.file_size, unit="B", unit_scale=True, dynamic_ncols=True)
+        if self._bar is None:
+            total = stdin.file_size
+            self._bar = tqdm.tqdm(total=total, unit="B", unit_scale=True, dynamic_ncols=True)
+        rate = backlog.sent / max(time.monotonic() - stdin.started_at, 1e-9)
+        waiting = backlog.read - backlog.sent
+        self._bar.set_postfix_str(f"{backlog.sent} lines, {rate:.0f}/s, {waiting} waiting", False)
+        self._bar.update(stdin.taken - backlog.size - self._bar.n)
 
-        def update() -> None:
-            rate = backlog.sent / max(time.monotonic() - stdin.started_at, 1e-9)
-            waiting = backlog.read - backlog.sent
-            line.set_postfix_str(f"{backlog.sent} lines, {rate:.0f}/s, {waiting} waiting", False)
-            line.update(stdin.taken - backlog.size - line.n)
-
-        return update
+    def end_live_line(self) -> None:
+        """Show the last state, and leave it there."""
+        if self._bar is not None:
+            self.live_line()
+            self._bar.close()
 
     def undelivered(self) -> int:
         """Messages that may not have arrived, at most: libzmq does not tell what it holds."""
@@ -900,13 +925,7 @@ class Report:
         backlog = self._backlog
         sent = backlog.sent if self._link.met_collector.is_set() else 0
         ms = ((backlog.last_sent_at or time.monotonic()) - self._stdin.started_at) * 1000
-        line = f"Processed {sent} messages in {ms:.4f}ms. Tagged with @pid:{os.getpid()}\n"
-        try:
-            os.write(1, line.encode())
-        except BrokenPipeError:
-            return  # whoever ran us does not want to know
-        except OSError as error:
-            say(f"cannot write the summary: {error.strerror}")
+        tell(f"Processed {sent} messages in {ms:.4f}ms. Tagged with @pid:{os.getpid()}")
 
 
 async def ship(options: argparse.Namespace) -> int:
@@ -930,7 +949,8 @@ async def ship(options: argparse.Namespace) -> int:
     if options.stats:
         report.repeat(report.counters, options.stats)
     if options.progress and os.isatty(2):
-        report.repeat(report.live_line(), PROGRESS_S)
+        report.live_line()
+        report.repeat(report.live_line, PROGRESS_S)
 
     async def deliver() -> None:
         await asyncio.gather(reading, zmq_pusher(backlog, link, form))
@@ -942,6 +962,7 @@ async def ship(options: argparse.Namespace) -> int:
     delivering = loop.create_task(deliver())
     await asyncio.wait({delivering, ending.gave_up}, return_when=asyncio.FIRST_COMPLETED)
     delivered = delivering.done()
+    report.end_live_line()
     if delivered:
         delivering.result()  # raises what went wrong, which would be a bug
     elif report.undelivered():
@@ -959,7 +980,7 @@ async def ship(options: argparse.Namespace) -> int:
 SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 RESERVED_FIELDS = ("message", "type", "@pid")
 # zmq_tcp(7). Checked here, for libzmq takes a port of 99999 and any name, and then waits.
-TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^][:/\s]+):(\d{1,5}|\*)", re.ASCII)
+TCP = re.compile(r"tcp://(\[(?P<ipv6>[^]]+)\]|(?P<name>[^][:/\s]+)):(?P<port>\d{1,5}|\*)", re.ASCII)
 LONGEST_IPC_PATH = 107  # bytes (unix(7))
 
 
@@ -970,6 +991,13 @@ def read_size(word: str) -> int:
     if not digits.isdecimal() or unit not in SIZE_UNITS:
         raise ValueError(word)
     return int(digits) * SIZE_UNITS[unit]
+
+
+def read_line_size(word: str) -> int:
+    """A size into which any character fits, or 0. Raises ValueError."""
+    if 0 < read_size(word) < LONGEST_CHARACTER:
+        raise ValueError(word)
+    return read_size(word)
 
 
 def read_text(word: str) -> str:
@@ -985,12 +1013,16 @@ def read_field(word: str) -> tuple[str, str]:
     return name, value
 
 
-def read_endpoint(word: str, any_port: bool = False) -> str:
-    """An endpoint that libzmq can use; `any_port`: `*` will do. Raises ValueError."""
+def read_endpoint(word: str, to_bind: bool = False) -> str:
+    """An endpoint that libzmq can use; to bind, `*` is any host or port. Raises ValueError."""
     if word.startswith("ipc://") and 0 < len(os.fsencode(word[6:])) <= LONGEST_IPC_PATH:
         return word
     match = TCP.fullmatch(word)
-    if not match or not (any_port if match[3] == "*" else 0 < int(match[3]) < 65536):
+    if not match or not (to_bind if match["port"] == "*" else 0 < int(match["port"]) < 65536):
+        raise ValueError(word)
+    if match["ipv6"]:
+        ipaddress.IPv6Address(match["ipv6"].partition("%")[0])
+    if match["name"] == "*" and not to_bind:
         raise ValueError(word)
     return word
 
@@ -1024,7 +1056,7 @@ class Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,  # parse() wants to know what was not said
         )
         self._actions_of: dict[str, argparse.Action] = {}  # by variable
-        self._defaults: dict[str, Any] = {}
+        self._default_of: dict[str, Any] = {}
         self._place = ""
 
     def option(self, *names: str, default: Any, **settings: Any) -> None:
@@ -1033,7 +1065,7 @@ class Parser(argparse.ArgumentParser):
             settings["action"] = "append"
         action = self.add_argument(*names, **settings)
         self._actions_of["ZMQPUSH_" + action.dest.upper()] = action
-        self._defaults[action.dest] = default
+        self._default_of[action.dest] = default
 
     def error(self, message: str) -> NoReturn:
         """End with one line and status 2."""
@@ -1041,7 +1073,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         """What the command line says, else the environment, else the defaults."""
-        said = dict(self._defaults)
+        said = dict(self._default_of)
         for variable, action in self._actions_of.items():
             self._place = f"environment variable {variable}: "
             said.update(vars(self.parse_args(self._words(action, os.environ.get(variable, "")))))
@@ -1060,7 +1092,7 @@ class Parser(argparse.ArgumentParser):
             if value.lower() not in ("1", "yes", "true", "0", "no", "false"):
                 self.error(f"{value!r} is neither yes nor no")
             return [option] if value.lower() in ("1", "yes", "true") else []
-        if not isinstance(self._defaults[action.dest], list):
+        if not isinstance(self._default_of[action.dest], list):
             return [f"{option}={value}"]
         try:
             return [f"{option}={word}" for word in shlex.split(value)]
@@ -1071,9 +1103,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser(description: str) -> Parser:
     """All options, for this program and for those that share them."""
     size = checked(read_size, "a size such as 65536, 64k, 1M or 2G")
-    line_size = checked(
-        lambda word: read_size(word) or math.inf, "0 or a size of 4 or more", LONGEST_CHARACTER
-    )
+    line_size = checked(read_line_size, "0 or a size of 4 or more")
     count = checked(int, "a whole number from 1 up", 1, LARGEST_INT)
     count_or_0 = checked(int, "a whole number from 0 up", 0, LARGEST_INT)
     interval = checked(float, "a number of seconds over 0", SHORTEST_INTERVAL_S, LARGEST_INT)
@@ -1082,7 +1112,7 @@ def build_parser(description: str) -> Parser:
     )
     endpoint = "an endpoint: tcp://HOST:PORT, port 1 to 65535, IPv6 in brackets; or ipc://PATH"
     connect = checked(read_endpoint, endpoint)
-    bind = checked(functools.partial(read_endpoint, any_port=True), endpoint)
+    bind = checked(functools.partial(read_endpoint, to_bind=True), endpoint)
     field = checked(read_field, f"NAME=VALUE with a NAME other than {', '.join(RESERVED_FIELDS)}")
     switch: dict[str, Any] = {"action": "store_true", "default": False}
 
@@ -1130,6 +1160,12 @@ def parse_options(parser: Parser, arguments: list[str]) -> argparse.Namespace:
     if options.low_water > options.high_water:
         low, high = options.low_water, options.high_water
         parser.error(f"--low-water ({low} bytes) is over --high-water ({high} bytes)")
+    if options.logtype.startswith("-") and options.logtype in arguments and "--" not in arguments:
+        # argparse takes an option and its value in one word for a LOGTYPE.
+        parser.error(f"unrecognized arguments: {options.logtype}")
+    for endpoint in options.bind:
+        if endpoint in options.connect:
+            parser.error(f"{endpoint} cannot be both bound and connected to")
     names = [name for name, _ in options.field] + ["@timestamp"] * options.timestamp
     if len(set(names)) < len(names):
         parser.error("a field is given twice: " + max(names, key=names.count))
