@@ -756,9 +756,9 @@ async def zmq_pusher(backlog: Backlog, link: Link, form: EventFormat) -> None:
         before = backlog.sent
         left = iter(messages)
         while not link.send(left):
-            taken = len(messages) - operator.length_hint(left)
-            await link.send_later(messages[taken - 1])
-            backlog.sent = before + min(taken * form.batch, chunk.count)
+            refused = len(messages) - operator.length_hint(left) - 1
+            backlog.sent = before + refused * form.batch
+            await link.send_later(messages[refused])
         backlog.sent = before + chunk.count
         backlog.done(chunk)
 

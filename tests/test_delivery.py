@@ -1282,17 +1282,14 @@ def test_linger_is_the_limit_after_sigint_too(endpoint: str, ship: Ship) -> None
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_second_signal_stops_at_once(
-    first: signal.Signals, second: signal.Signals, endpoint: str, ship: Ship
-) -> None:
+def test_second_signal_stops_at_once(first: signal.Signals, endpoint: str, ship: Ship) -> None:
     shipper = ship("-c", endpoint)
     shipper.write(text(lines(3000)))
     wait_until_read(shipper)
     begin = time.monotonic()
     shipper.signal(first)
     wait_until_taken(shipper, first)
-    shipper.signal(second)
+    shipper.signal(signal.SIGINT)
     assert shipper.process.wait(DEADLINE_S) == 1
     assert time.monotonic() - begin < 1
     result = shipper.finish()
@@ -1376,22 +1373,6 @@ def test_what_waits_for_a_peer_that_talks_nonsense_goes_to_the_collector_that_ta
     assert collector.receive(500) == expected
     result = shipper.finish()
     assert (result.status, result.processed) == (0, 500)
-
-
-def test_collector_that_breaks_the_protocol_is_connected_to_again(
-    handmade: HandmadePull, ship: Ship
-) -> None:
-    """libzmq by itself would never come back to an endpoint where that has happened once."""
-    shipper = ship("-c", handmade.endpoint, "--format", "raw")
-    handmade.accept()
-    handmade.send(b"\xff" * 50)
-    assert handmade.receive_all() == []
-    handmade.accept()
-    shipper.write(b"one\ntwo\n")
-    shipper.end_input()
-    assert handmade.receive_all() == [b"one", b"two"]
-    result = shipper.finish()
-    assert (result.status, result.processed, result.stderr) == (0, 2, "")
 
 
 def test_peer_that_talks_nonsense_takes_nothing_from_a_collector(
