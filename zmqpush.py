@@ -62,7 +62,6 @@ import select
 import shlex
 import socket
 import stat
-import struct
 import termios
 import threading
 import time
@@ -85,6 +84,7 @@ __version__ = "1.0.0"
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:2120"  # the port of Logstash's zeromq input
 READ_SIZE = 256 * 1024  # bytes asked for at once
 CHUNK_SIZE = 64 * 1024  # bytes; smaller chunks that wait are put together up to this size
+LARGE_BLOCK = 8 * 1024 * 1024  # bytes
 WORTH_TRIMMING = 32 * 1024 * 1024  # bytes of backlog, after which memory is given back
 FILE_AHEAD = 4 * 1024 * 1024  # bytes to read ahead in a regular file: it keeps the rest for us
 LONGEST_CHARACTER = 4  # bytes, in UTF-8 (RFC 3629)
@@ -180,7 +180,10 @@ class EventFormat:
         head, tail = self.HEAD, self._tail(pairs)
         text = json_escaped(lines)
         if self.batch == 1:
-            return (head + text.replace(b"\n", tail + b"\n" + head) + tail).split(b"\n")
+            events = text.replace(b"\n", tail + b"\n" + head).split(b"\n")
+            events[0] = head + events[0]
+            events[-1] += tail
+            return events
         return self._arrays(text.split(b"\n"), head, tail)
 
     def _json(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
@@ -344,8 +347,12 @@ class Stdin:
     regular file, with EPERM.
     """
 
-    def __init__(self) -> None:
-        """Raises OSError where descriptor 0 cannot be read."""
+    def __init__(self, on_ready: Callable[[], None]) -> None:
+        """`on_ready` is called when there is something to read.
+
+        Raises OSError where descriptor 0 cannot be read.
+        """
+        self._on_ready = on_ready
         status = os.fstat(0)
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError("it is a directory")
@@ -424,12 +431,17 @@ class Stdin:
 
     def finish(self) -> None:
         """Let the input end, after what a pipe, socket or terminal holds at this moment."""
-        self._allowance = 0
-        if not self.always_ready and not self._epoll.closed:
-            held = fcntl.ioctl(self._fd, termios.FIONREAD, struct.pack("i", 0))
-            self._allowance = struct.unpack("i", held)[0]
+        self._allowance = 0 if self.always_ready or self._epoll.closed else self._held()
         self._empty = False
         self._wake()
+
+    def _held(self) -> int:
+        """How many bytes there are to read, in a pipe, socket or terminal (ioctl_tty(2))."""
+        held = bytearray(4)  # an int
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self._fd, termios.FIONREAD, held)
+            return int.from_bytes(held, sys.byteorder)
+        return READ_SIZE  # others do not tell, /dev/kmsg for one: some
 
     async def _until_ready(self) -> None:
         await self._ready
@@ -444,6 +456,7 @@ class Stdin:
     def _on_epoll(self) -> None:
         if self._epoll.poll(0):  # to take the event is what clears the edge
             self._wake()
+            self._on_ready()
 
     def _wake(self) -> None:
         if not self._ready.done():
@@ -480,21 +493,23 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
 class Chunk:
     """Whole lines, each ended by LF, that are sent together."""
 
-    __slots__ = ("count", "parts", "read_at_ms", "size")
+    __slots__ = ("parts", "read_at_ms", "size")
 
-    def __init__(self, lines: bytes, count: int, read_at_ms: int) -> None:
+    def __init__(self, lines: bytes, read_at_ms: int) -> None:
         self.parts = [lines]
         self.size = len(lines)
-        self.count = count
         self.read_at_ms = read_at_ms  # since the epoch; 0 where nobody asked
 
-    def add(self, lines: bytes, count: int) -> None:
-        """Append more lines; one that is full becomes one piece of memory."""
+    def add(self, lines: bytes) -> None:
+        """Append more lines; when it is full, they become one piece of memory."""
         self.parts.append(lines)
         self.size += len(lines)
-        self.count += count
         if self.size >= CHUNK_SIZE:
             self.parts = [b"".join(self.parts)]
+
+    def count(self) -> int:
+        """How many lines it has. Not kept, because it is rarely asked for and takes time."""
+        return sum(part.count(b"\n") for part in self.parts)
 
 
 def trim_memory() -> None:
@@ -513,48 +528,64 @@ class Backlog:
     """
 
     def __init__(self, limit: int, timestamps: bool) -> None:
-        self.read = 0  # lines; a long line counts its pieces
-        self.sent = 0  # of these, taken by libzmq
+        self.sent = 0  # events taken by libzmq
         self.size = 0  # bytes of input that wait
         self.last_sent_at = 0.0  # time.monotonic()
         self._peak = 0  # of size, since memory was given back
-        self._limit = limit
+        self.limit = limit
         self._timestamps = timestamps
         self._room = asyncio.Event()
         self._queue: asyncio.Queue[Chunk | None] = asyncio.Queue()
+        self._news = asyncio.get_running_loop().create_future()
         self._youngest: Chunk | None = None  # the last one put, while nobody has taken it
+        self._in_hand: Chunk | None = None  # the one that is being sent
+        self._sent_before = 0  # of `sent`, before the one in hand
+
+    def announce(self) -> None:
+        """Wake who waits in `get()`: a chunk is there, or will be when its turn comes.
+
+        stdin is about to be read then, in the same turn of the event loop. To wait for the chunk
+        itself would take one more, a tenth of the time from line to message.
+        """
+        if not self._news.done():
+            self._news.set_result(None)
 
     def put(self, lines: bytes) -> None:
         """Append `lines`, read just now, to the youngest chunk if that waits and is small."""
         if not lines:
             return
         read_at_ms = time.time_ns() // 1_000_000 if self._timestamps else 0
-        count = lines.count(b"\n")
-        self.read += count
         self.size += len(lines)
         self._peak = max(self._peak, self.size)
         youngest = self._youngest
         if youngest and youngest.size < CHUNK_SIZE and youngest.read_at_ms == read_at_ms:
-            youngest.add(lines, count)
+            youngest.add(lines)
         else:
-            self._youngest = Chunk(lines, count, read_at_ms)
+            self._youngest = Chunk(lines, read_at_ms)
             self._queue.put_nowait(self._youngest)
+            self.announce()
 
     def end(self) -> None:
         """Nothing more will be put."""
         self._queue.put_nowait(None)
+        self.announce()
 
     async def get(self) -> Chunk | None:
         """Wait for the oldest chunk; None at the end."""
         if not self._queue.empty():
             await asyncio.sleep(0)  # nothing to wait for: let stdin and signals have their turn
-        chunk = await self._queue.get()
+        while self._queue.empty():
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
+        chunk = self._queue.get_nowait()
         if chunk is self._youngest:
             self._youngest = None
+        self._in_hand, self._sent_before = chunk, self.sent
         return chunk
 
     def done(self, chunk: Chunk) -> None:
         """`chunk` was taken by libzmq, whole."""
+        self._in_hand = None
         self.size -= chunk.size
         self.last_sent_at = time.monotonic()
         self._room.set()
@@ -562,15 +593,26 @@ class Backlog:
             self._peak = 0
             trim_memory()
 
+    def waiting(self) -> int:
+        """How many lines wait (a long line counts its pieces). Goes once around the queue."""
+        count = 0
+        if self._in_hand:
+            count = self._in_hand.count() - (self.sent - self._sent_before)
+        for _ in range(self._queue.qsize()):
+            chunk = self._queue.get_nowait()
+            count += chunk.count() if chunk else 0
+            self._queue.put_nowait(chunk)
+        return count
+
     async def room(self) -> None:
         """Wait until less than the limit waits."""
-        while self._limit and self.size >= self._limit:
+        while self.limit and self.size >= self.limit:
             self._room.clear()
             await self._room.wait()
 
     def lift_limit(self) -> None:
         """The end is near: what is still read is taken into memory."""
-        self._limit = 0
+        self.limit = 0
         self._room.set()
 
 
@@ -627,7 +669,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self._immediate = len(bind) + len(connect) > 1
         push.setsockopt(zmq.IMMEDIATE, int(self._immediate))
         self._push = push
-        self._send = functools.partial(zmq.backend.Socket.send, push)
+        self._send = super(zmq.Socket, push).send  # of the backend: no checks, half the time
         self.transport, _ = await aiozmq.create_zmq_connection(
             lambda: self, zmq.PUSH, zmq_sock=push
         )
@@ -718,6 +760,8 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
     def event_received(self, event: Any) -> None:
         if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.met_collector.set()
+            for _, old_enough in self.connections.values():
+                old_enough.cancel()
         elif event.event == zmq.EVENT_DISCONNECTED:
             self.connections.pop(event.value)[1].cancel()
             # libzmq gives up for good on a peer that was not what it should be, without a word.
@@ -753,13 +797,13 @@ async def zmq_pusher(backlog: Backlog, link: Link, form: EventFormat) -> None:
     while chunk := await backlog.get():
         await link.met_collector.wait()  # a peer that is none would take libzmq's queue with it
         messages = form.messages(b"".join(chunk.parts), chunk.read_at_ms)
-        before = backlog.sent
+        before, events = backlog.sent, len(messages) if form.batch == 1 else chunk.count()
         left = iter(messages)
         while not link.send(left):
             refused = len(messages) - operator.length_hint(left) - 1
             backlog.sent = before + refused * form.batch
             await link.send_later(messages[refused])
-        backlog.sent = before + chunk.count
+        backlog.sent = before + events
         backlog.done(chunk)
 
 
@@ -864,10 +908,10 @@ class Report:
 
     def counters(self) -> None:
         """Say the counters on stderr."""
-        backlog = self._backlog
+        backlog, waiting = self._backlog, self._backlog.waiting()
         say(
-            f"{time.monotonic() - self._stdin.started_at:.1f}s: {backlog.read} messages read, "
-            f"{backlog.sent} handed over, {backlog.read - backlog.sent} waiting "
+            f"{time.monotonic() - self._stdin.started_at:.1f}s: {backlog.sent + waiting} messages "
+            f"read, {backlog.sent} handed over, {waiting} waiting "
             f"({backlog.size} bytes), {len(self._link.connections)} connected"
         )
 
@@ -880,7 +924,7 @@ class Report:
             total = stdin.file_size
             self._bar = tqdm.tqdm(total=total, unit="B", unit_scale=True, dynamic_ncols=True)
         rate = backlog.sent / max(time.monotonic() - stdin.started_at, 1e-9)
-        waiting = backlog.read - backlog.sent
+        waiting = backlog.waiting()
         self._bar.set_postfix_str(f"{backlog.sent} lines, {rate:.0f}/s, {waiting} waiting", False)
         self._bar.update(stdin.taken - backlog.size - self._bar.n)
 
@@ -898,7 +942,7 @@ class Report:
             queued = options.sndhwm * options.batch
             being_sent = OUT_BATCH_SIZE // self._form.least_size + options.batch
             held = min(held, (queued + being_sent) * max(len(self._link.connections), 1))
-        return backlog.read - backlog.sent + held
+        return backlog.waiting() + held
 
     def waiting(self) -> None:
         """Say that the input has ended, and what keeps us."""
@@ -912,7 +956,7 @@ class Report:
     def given_up(self) -> None:
         """Say how many messages are lost."""
         if self._link.met_collector.is_set():
-            waited = self._backlog.read - self._backlog.sent
+            waited = self._backlog.waiting()
             say(
                 f"gave up at most {self.undelivered()} messages: {waited} that waited here, "
                 "and what libzmq held, which it does not tell"
@@ -935,11 +979,13 @@ async def ship(options: argparse.Namespace) -> int:
         await link.open(options.sndhwm, options.bind, options.connect)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}")
+    backlog = Backlog(options.queue_limit, options.timestamp)
     try:
-        stdin = Stdin()
+        stdin = Stdin(on_ready=backlog.announce)
     except OSError as error:
         fail(f"cannot read standard input: {error}")
-    backlog = Backlog(options.queue_limit or FILE_AHEAD * stdin.always_ready, options.timestamp)
+    if stdin.always_ready and not backlog.limit:
+        backlog.limit = FILE_AHEAD
     form = EventFormat(options, os.getpid())
     report = Report(options, form, stdin, backlog, link)
     ending = Ending(options.linger, stdin, backlog)
@@ -1186,6 +1232,9 @@ def main() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+    # Until it has seen a large block freed, glibc gives memory back to the kernel after each chunk
+    # and asks for it again (mallopt(3), M_MMAP_THRESHOLD), which takes a tenth of the time.
+    bytes(LARGE_BLOCK)
     options = parse_options(build_parser(__doc__.partition("\n")[0]), sys.argv[1:])
     status = asyncio.run(ship(options))
     os._exit(status)  # what libzmq may still hold is given up: do not wait for its threads

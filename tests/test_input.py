@@ -223,7 +223,7 @@ def own_stdin() -> Iterator[None]:
 
 async def read_to_the_end() -> bytes:
     """All of descriptor 0."""
-    stdin = zmqpush.Stdin()
+    stdin = zmqpush.Stdin(on_ready=lambda: None)
     data = b""
     try:
         while piece := await stdin.read():
