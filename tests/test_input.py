@@ -247,10 +247,12 @@ def test_writers_that_close_at_once_race_with_the_reader_and_none_is_missed(fifo
         return data
 
     loop = f"for i in $(seq {count}); do echo $i >{shlex.quote(str(fifo))}; done"
+    keeper = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)  # of what is written between two readers
     writer = subprocess.Popen(["sh", "-c", loop])
     try:
         assert asyncio.run(read_all()) == in_lines(numbers(count))
     finally:
+        os.close(keeper)
         writer.kill()
         writer.wait()
 
