@@ -653,11 +653,14 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
 
     async def open(self, sndhwm: int, bind: list[str], connect: list[str]) -> None:
         """Bind and connect. Raises OSError, whose `filename` is the endpoint."""
-        push: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        with contextlib.suppress(OSError):  # who may set his policy at all may choose this one
+            os.sched_setscheduler(0, os.sched_getscheduler(0), os.sched_getparam(0))
+            # libzmq's thread then does not interrupt ours at every message (sched(7)).
+            context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)
+        push: zmq.Socket[bytes] = context.socket(zmq.PUSH)
         push.setsockopt(zmq.SNDHWM, sndhwm)
-        push.setsockopt(
-            zmq.SNDTIMEO, 0
-        )  # a send never waits: zmq.Again tells that there is no room
+        push.setsockopt(zmq.SNDTIMEO, 0)  # where there is no room, zmq.Again says so at once
         push.setsockopt(zmq.LINGER, -1)
         push.setsockopt(zmq.IPV6, 1)  # of what is bound, at IPv4 addresses too
         push.setsockopt(zmq.TCP_KEEPALIVE, 1)
@@ -763,7 +766,8 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             for _, old_enough in self.connections.values():
                 old_enough.cancel()
         elif event.event == zmq.EVENT_DISCONNECTED:
-            self.connections.pop(event.value)[1].cancel()
+            _, old_enough = self.connections.pop(event.value)
+            old_enough.cancel()
             # libzmq gives up for good on a peer that was not what it should be, without a word.
             # To connect anew costs nothing where libzmq holds nothing for who is not there.
             if self._immediate or not self.met_collector.is_set():

@@ -27,10 +27,19 @@ ip link set lo up
 mount -t tmpfs tmpfs /usr/local/bin
 export PATH="{Path(sys.executable).parent}:/usr/local/bin:$PATH"
 (cd "{TOP}" && %s)
+"""
+PRINTER = f"""
 "{sys.executable}" "{TOP}/tests/pull_printer.py" >arrived 2>printer & printer=$!
 disown
 trap 'kill $printer' EXIT
 until [ -s printer ]; do sleep 0.01; done
+"""
+# A rsyslogd with a configuration of the README, in a /var/log and a /run of its own.
+RSYSLOGD = """
+mount -t tmpfs tmpfs /var/log
+rsyslogd -n -f "$PWD/rsyslog.conf" -i "$PWD/pid" & rsyslogd=$!
+disown
+trap 'kill -9 $rsyslogd' EXIT
 """
 
 
@@ -63,10 +72,10 @@ def sandbox(tmp_path: Path) -> list[str]:
     return [*UNSHARE, "bash", "-c", f'. "{preamble}"; eval "$1"', "bash"]
 
 
-def run(sandbox: list[str], tmp_path: Path, script: str) -> str:
+def run(sandbox: list[str], tmp_path: Path, script: str, peer: str = PRINTER) -> str:
     """What a script prints; and in the file `arrived` what the collector got."""
     done = subprocess.run(
-        [*sandbox, script],
+        [*sandbox, peer + script],
         cwd=tmp_path,
         capture_output=True,
         stdin=subprocess.DEVNULL,
@@ -104,7 +113,7 @@ def test_the_pipe_examples_print_and_send_what_is_shown(sandbox: list[str], tmp_
 def test_ctrl_c_ends_the_stream_with_the_summary(sandbox: list[str], tmp_path: Path) -> None:
     block = blocks(section("A pipe"))[1]
     process = subprocess.Popen(
-        [*sandbox, "trap : INT; " + commands(block)[0]],
+        [*sandbox, PRINTER + "trap : INT; " + commands(block)[0]],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -172,14 +181,33 @@ def test_every_option_is_in_the_table() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("rsyslogd"), reason="rsyslogd is not installed")
-@pytest.mark.parametrize("title", ["rsyslog", "A receiver in rsyslog"])
-def test_the_rsyslog_configurations_are_accepted(title: str, tmp_path: Path) -> None:
-    program = tmp_path / "zmqpush.py"
-    shutil.copy(TOP / "zmqpush.py", program)
-    for number, block in enumerate(blocks(section(title), "")):
-        config = tmp_path / f"{number}.conf"
-        config.write_text(block.replace("/usr/local/bin/zmqpush.py", str(program)))
-        check = subprocess.run(
-            ["rsyslogd", "-N1", "-f", str(config)], capture_output=True, text=True, check=False
-        )
-        assert check.returncode == 0, check.stderr
+@pytest.mark.parametrize("number", [0, 1], ids=["modern", "legacy"])
+def test_rsyslog_ships_with_the_configuration_shown(
+    number: int, sandbox: list[str], tmp_path: Path
+) -> None:
+    """To the default endpoint, with the program where it was installed."""
+    source = f'''module(load="imuxsock" SysSock.Use="off")
+input(type="imuxsock" Socket="{tmp_path}/log")
+'''
+    (tmp_path / "rsyslog.conf").write_text(source + blocks(section("rsyslog"), "")[number])
+    script = 'until [ -S log ]; do sleep 0.01; done; logger -u "$PWD/log" -t app hello'
+    run(sandbox, tmp_path, script + waits_for(1), PRINTER + RSYSLOGD)
+    event = strict_json(arrived(tmp_path)[0])
+    assert event["type"] == "syslog"
+    assert re.fullmatch(r"<\d+>1 \S+ \S+ app - - - +hello", event["message"]), event
+
+
+@pytest.mark.skipif(not shutil.which("rsyslogd"), reason="rsyslogd is not installed")
+def test_rsyslog_receives_with_the_configuration_shown(sandbox: list[str], tmp_path: Path) -> None:
+    (tmp_path / "rsyslog.conf").write_text(blocks(section("A receiver in rsyslog"), "")[0])
+    script = "echo test | zmqpush.py -q; until grep . /var/log/collected.json; do sleep 0.01; done"
+    output = run(sandbox, tmp_path, script + " 2>&-", RSYSLOGD)
+    event = strict_json(output.encode())
+    assert event == {"message": "test", "type": "syslog", "@pid": event["@pid"]}
+
+
+def test_the_figures_are_those_of_the_bench() -> None:
+    figures = (TOP / "tests/bench/FIGURES.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .* \|$", section("Figures"), re.MULTILINE)
+    assert len(rows) > 10
+    assert [row for row in rows if row not in figures.splitlines()] == []
