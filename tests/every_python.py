@@ -6,7 +6,6 @@ failed or found no test. Each Python has a virtual environment of its own, `.ven
 the Makefile; the one that runs this is used as it is.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -21,9 +20,7 @@ from typing import Optional
 TOP = Path(__file__).resolve().parent.parent
 SUPPORTED = [f"3.{minor}" for minor in range(9, 15)]
 OWN = "{}.{}".format(*sys.version_info)
-# The tests mostly wait: a worker more than there are cores.
-WORKERS = (os.cpu_count() or 1) + 1
-PYTEST = ("-m", "pytest", f"--numprocesses={WORKERS}", "--dist=worksteal")
+PYTEST = ("-m", "pytest", "--numprocesses=auto", "--dist=worksteal")
 
 
 def candidates(version: str) -> Iterator[str]:
