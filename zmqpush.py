@@ -667,8 +667,8 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         push.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_AFTER_S)
         push.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         push.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        # To one collector, libzmq may take messages before it is there, and keeps them when it
-        # goes. Among several that would give a dead one its share.
+        # For one collector, libzmq keeps what it has while that is away. Among several, a dead one
+        # would be given its share.
         self._immediate = len(bind) + len(connect) > 1
         push.setsockopt(zmq.IMMEDIATE, int(self._immediate))
         self._push = push
@@ -942,7 +942,7 @@ class Report:
         """Messages that may not have arrived, at most: libzmq does not tell what it holds."""
         backlog, options = self._backlog, self._options
         held = backlog.sent
-        if options.sndhwm and self._link.met_collector.is_set():
+        if options.sndhwm:
             queued = options.sndhwm * options.batch
             being_sent = OUT_BATCH_SIZE // self._form.least_size + options.batch
             held = min(held, (queued + being_sent) * max(len(self._link.connections), 1))
@@ -971,9 +971,8 @@ class Report:
     def summary(self) -> None:
         """Tell on stdout how many messages went out, and in which time."""
         backlog = self._backlog
-        sent = backlog.sent if self._link.met_collector.is_set() else 0
         ms = ((backlog.last_sent_at or time.monotonic()) - self._stdin.started_at) * 1000
-        tell(f"Processed {sent} messages in {ms:.4f}ms. Tagged with @pid:{os.getpid()}")
+        tell(f"Processed {backlog.sent} messages in {ms:.4f}ms. Tagged with @pid:{os.getpid()}")
 
 
 async def ship(options: argparse.Namespace) -> int:
