@@ -9,8 +9,8 @@ The pattern is the pipeline of the ZeroMQ Guide. Two coroutines and an unbounded
 
 The unit inside is the chunk, the whole lines of one read; the unit on the wire is one event a
 message. Nothing is done a line at a time that can be done a chunk at a time: that is where the
-speed comes from. The parts below stand in the order of the data: what an event is, input, backlog,
-output, then how it runs and ends, and the command line.
+speed comes from. The parts below stand in the order of the data: what an event is, input, backlog
+and spool, rsyslog's questions, output, then how it runs and ends, and the command line.
 """
 
 from __future__ import annotations
@@ -61,10 +61,12 @@ import re
 import select
 import shlex
 import socket
+import sqlite3
 import stat
 import termios
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 
@@ -87,6 +89,8 @@ CHUNK_SIZE = 64 * 1024  # bytes; smaller chunks that wait are put together up to
 LARGE_BLOCK = 8 * 1024 * 1024  # bytes
 WORTH_TRIMMING = 32 * 1024 * 1024  # bytes of backlog, after which memory is given back
 FILE_AHEAD = 4 * 1024 * 1024  # bytes to read ahead in a regular file: it keeps the rest for us
+F_SETPIPE_SZ = 1031  # fcntl(2); Python 3.9 has no name for it
+PIPE_SIZE = 1024 * 1024  # bytes, fs.pipe-max-size as Linux comes
 LONGEST_CHARACTER = 4  # bytes, in UTF-8 (RFC 3629)
 GRACE_AFTER_SIGNAL_S = 2.0
 LAST_HANDOVER_S = 0.5  # at least this is left for delivery when reading on has used up the grace
@@ -96,6 +100,13 @@ OUT_BATCH_SIZE = 8192  # bytes that libzmq writes at once, beyond what it counts
 HANDSHAKE_S = 31.0  # a second more than ZMQ_HANDSHAKE_IVL
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
+LOAD_SIZE = 1024 * 1024  # bytes of a spool that are brought into memory at once
+LOG_SUFFIX = "-wal"  # of SQLite's write-ahead log
+MOST_LEFT_BEHIND = 64  # files of a spool that are taken over at once
+SYNC_INTERVAL_S = 0.005
+QUICK_SYNC_S = 0.002
+SPOOL_RETRY_S = 1.0
+STILL_WORKING_S = 2.0  # rsyslog's confirmTimeout is 10 s
 PROGRESS_S = 0.5
 SHORTEST_INTERVAL_S = 0.001
 LARGEST_INT = 2**31 - 1  # of C, which libzmq's options have
@@ -150,9 +161,10 @@ class EventFormat:
     HEAD = b'{"message":"'
 
     def __init__(self, options: argparse.Namespace, pid: int) -> None:
-        self.batch = options.batch  # events in a message, at most
+        self.batch: int = options.batch  # events in a message, at most
+        self.timestamps = options.timestamp
         self.least_size = 2  # bytes of an event on the wire: the frame's head (RFC 23)
-        self._timestamps = options.timestamp
+        self._format = options.format
         forms = {"logstash": self._logstash, "json": self._json, "raw": self._raw}
         self._make = forms[options.format]
         members = [("type", read_text(options.logtype)), ("@pid", pid)]
@@ -168,13 +180,28 @@ class EventFormat:
 
     def messages(self, lines: bytes, read_at_ms: int) -> list[bytes]:
         """The messages that carry `lines`, each of which ends with LF."""
-        pairs = self._pairs
-        if self._timestamps:
-            pairs = {**pairs, "@timestamp": b'"@timestamp":"%b"' % iso8601(read_at_ms).encode()}
-        return self._make(lines[:-1], pairs)
+        return self._make(lines[:-1], self._pairs_at(read_at_ms))
+
+    def message(self, text: bytes, read_at_ms: int) -> bytes:
+        """The message that carries all of `text` as one event, with the LFs that are in it."""
+        if self._format == "raw":
+            return text
+        pairs = self._pairs_at(read_at_ms)
+        event = self._spliced(text, pairs) if self._format == "json" else None
+        event = event or self._event(text, self._tail(pairs))
+        return event if self.batch == 1 else b"[" + event + b"]"
+
+    def _pairs_at(self, read_at_ms: int) -> dict[str, bytes]:
+        if not self.timestamps:
+            return self._pairs
+        stamp = b'"@timestamp":"%b"' % iso8601(read_at_ms).encode()
+        return {**self._pairs, "@timestamp": stamp}
 
     def _tail(self, pairs: dict[str, bytes]) -> bytes:
         return b'",' + b",".join(pairs.values()) + b"}"
+
+    def _event(self, text: bytes, tail: bytes) -> bytes:
+        return self.HEAD + json_escaped(text).replace(b"\n", b"\\n") + tail
 
     def _logstash(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
         head, tail = self.HEAD, self._tail(pairs)
@@ -189,8 +216,7 @@ class EventFormat:
     def _json(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
         tail = self._tail(pairs)
         events = [
-            self._spliced(line, pairs) or self.HEAD + json_escaped(line) + tail
-            for line in lines.split(b"\n")
+            self._spliced(line, pairs) or self._event(line, tail) for line in lines.split(b"\n")
         ]
         return events if self.batch == 1 else self._arrays(events, b"", b"")
 
@@ -219,7 +245,7 @@ class EventFormat:
         lacking = [pair for name, pair in pairs.items() if name not in members]
         if not lacking:
             return line
-        opened = line.rstrip(b" \t\r")[:-1]
+        opened = line.rstrip(b" \t\r\n")[:-1]
         return opened + (b"," if members else b"") + b",".join(lacking) + b"}"
 
 
@@ -347,8 +373,8 @@ class Stdin:
     regular file, with EPERM.
     """
 
-    def __init__(self, on_ready: Callable[[], None]) -> None:
-        """`on_ready` is called when there is something to read.
+    def __init__(self, on_ready: Callable[[], None], pace: Pace | None = None) -> None:
+        """`on_ready` is called when there is something to read; `pace` None: at once.
 
         Raises OSError where descriptor 0 cannot be read.
         """
@@ -365,7 +391,8 @@ class Stdin:
         self._allowance = math.inf  # bytes that may still be read
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._empty = False  # nothing to read until epoll tells
-        self._pace = Pace()
+        self._hung_up = False  # and it will not tell again
+        self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
         self._fd = 0
@@ -424,10 +451,29 @@ class Stdin:
                     break
                 raise
             self._allowance -= count
-            self._pace.took(count)
+            if self._pace:
+                self._pace.took(count)
             self.taken += count
             return bytes(self._buffer[:count])
         return b""
+
+    async def read_message(self) -> bytes:
+        """Wait for lines with nothing behind them; return them all, b"" at the end. Raises OSError.
+
+        What has no line end when the input ends was not written to its end.
+        """
+        parts = []
+        while data := await self.read():
+            parts.append(data)
+            if data.endswith(b"\n") and not self._held():
+                self._empty = not self._hung_up  # to see that by reading would take a turn
+                return b"".join(parts)
+        return b""
+
+    def widen(self) -> None:
+        """Let a pipe hold as much as a user may ask for: what fits is there all at once."""
+        with contextlib.suppress(OSError):  # no pipe, or a smaller limit (pipe(7))
+            fcntl.fcntl(0, F_SETPIPE_SZ, PIPE_SIZE)
 
     def finish(self) -> None:
         """Let the input end, after what a pipe, socket or terminal holds at this moment."""
@@ -447,14 +493,16 @@ class Stdin:
         await self._ready
         self._ready = self._loop.create_future()
         self._empty = False
-        pause_s = self._pace.woken(self._loop.time())
+        pause_s = self._pace.woken(self._loop.time()) if self._pace else 0.0
         if pause_s:  # in which more lines must not wake us
             self._loop.remove_reader(self._epoll.fileno())
             await asyncio.sleep(pause_s)
             self._loop.add_reader(self._epoll.fileno(), self._on_epoll)
 
     def _on_epoll(self) -> None:
-        if self._epoll.poll(0):  # to take the event is what clears the edge
+        events = self._epoll.poll(0)  # to take the event is what clears the edge
+        if events:
+            self._hung_up |= bool(events[0][1] & (select.EPOLLHUP | select.EPOLLRDHUP))
             self._wake()
             self._on_ready()
 
@@ -472,7 +520,7 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
     warned = False
     try:
         while data := await stdin.read():
-            backlog.put(splitter.feed(data))
+            await backlog.put(splitter.feed(data))
             if splitter.has_cut and not warned:
                 warned = True
                 say("a line is longer than --max-line; such lines are sent in pieces")
@@ -482,8 +530,8 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
         complete = False
     finally:
         stdin.close()
-    backlog.put(splitter.end())
-    backlog.end()
+    await backlog.put(splitter.end())
+    await backlog.end()
     return complete
 
 
@@ -493,23 +541,58 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
 class Chunk:
     """Whole lines, each ended by LF, that are sent together."""
 
-    __slots__ = ("parts", "read_at_ms", "size")
+    __slots__ = ("_form", "_parts", "read_at_ms", "size")
 
-    def __init__(self, lines: bytes, read_at_ms: int) -> None:
-        self.parts = [lines]
+    def __init__(self, form: EventFormat, lines: bytes, read_at_ms: int) -> None:
+        self._form = form
+        self._parts = [lines]
         self.size = len(lines)
         self.read_at_ms = read_at_ms  # since the epoch; 0 where nobody asked
 
     def add(self, lines: bytes) -> None:
         """Append more lines; when it is full, they become one piece of memory."""
-        self.parts.append(lines)
+        self._parts.append(lines)
         self.size += len(lines)
         if self.size >= CHUNK_SIZE:
-            self.parts = [b"".join(self.parts)]
+            self._parts = [b"".join(self._parts)]
+
+    def messages(self) -> list[bytes]:
+        """What is sent."""
+        return self._form.messages(b"".join(self._parts), self.read_at_ms)
+
+    @property
+    def batch(self) -> int:
+        """Events in a message; in the last one, at most."""
+        return self._form.batch
 
     def count(self) -> int:
-        """How many lines it has. Not kept, because it is rarely asked for and takes time."""
-        return sum(part.count(b"\n") for part in self.parts)
+        """How many events it has. Not kept, because it is rarely asked for and takes time."""
+        return sum(part.count(b"\n") for part in self._parts)
+
+
+class Finished:
+    """Messages that are ready to be sent, each of them up to `batch` events."""
+
+    __slots__ = ("_count", "_text", "batch", "size")
+
+    def __init__(self, text: bytes, count: int, batch: int) -> None:
+        self.batch = batch
+        self.size = len(text) + 1  # as much as the lines of a Chunk: the LF counts
+        self._text = text
+        self._count = count
+
+    def messages(self) -> list[bytes]:
+        """What is sent."""
+        # A single one may have any bytes in it; several are separated by LF.
+        return self._text.split(b"\n") if self._count > self.batch else [self._text]
+
+    def count(self) -> int:
+        """How many events it has."""
+        return self._count
+
+    def row(self) -> tuple[int, int, int, bytes]:
+        """What is kept in a spool file: events, batch, CRC-32, text."""
+        return self._count, self.batch, zlib.crc32(self._text), self._text
 
 
 def trim_memory() -> None:
@@ -527,18 +610,19 @@ class Backlog:
     does not return, stdin is not read, and whoever writes there is held back.
     """
 
-    def __init__(self, limit: int, timestamps: bool) -> None:
+    def __init__(self, limit: int, form: EventFormat) -> None:
         self.sent = 0  # events taken by libzmq
-        self.size = 0  # bytes of input that wait
+        self.size = 0  # bytes that wait
         self.last_sent_at = 0.0  # time.monotonic()
-        self._peak = 0  # of size, since memory was given back
         self.limit = limit
-        self._timestamps = timestamps
+        self.unanswered = 0  # events of those that wait which rsyslog keeps, too
+        self._form = form
+        self._peak = 0  # of size, since memory was given back
         self._room = asyncio.Event()
-        self._queue: asyncio.Queue[Chunk | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[Chunk | Finished | None] = asyncio.Queue()
         self._news = asyncio.get_running_loop().create_future()
         self._youngest: Chunk | None = None  # the last one put, while nobody has taken it
-        self._in_hand: Chunk | None = None  # the one that is being sent
+        self._in_hand: Chunk | Finished | None = None  # the one that is being sent
         self._sent_before = 0  # of `sent`, before the one in hand
 
     def announce(self) -> None:
@@ -550,27 +634,40 @@ class Backlog:
         if not self._news.done():
             self._news.set_result(None)
 
-    def put(self, lines: bytes) -> None:
+    async def put(self, lines: bytes) -> None:
         """Append `lines`, read just now, to the youngest chunk if that waits and is small."""
         if not lines:
             return
-        read_at_ms = time.time_ns() // 1_000_000 if self._timestamps else 0
-        self.size += len(lines)
-        self._peak = max(self._peak, self.size)
+        read_at_ms = self._now_ms()
         youngest = self._youngest
         if youngest and youngest.size < CHUNK_SIZE and youngest.read_at_ms == read_at_ms:
             youngest.add(lines)
         else:
-            self._youngest = Chunk(lines, read_at_ms)
+            self._youngest = Chunk(self._form, lines, read_at_ms)
             self._queue.put_nowait(self._youngest)
             self.announce()
+        self._grown(len(lines))
 
-    def end(self) -> None:
+    async def put_event(self, text: bytes) -> None:
+        """Append `text`, read just now, as one event, whatever is in it."""
+        chunk = Finished(self._form.message(text, self._now_ms()), 1, self._form.batch)
+        self._youngest = None
+        self._queue.put_nowait(chunk)
+        self.announce()
+        self._grown(chunk.size)
+
+    async def safe(self) -> None:
+        """Return when nothing that was put waits any more: libzmq has taken it."""
+        while self.size:
+            self._room.clear()
+            await self._room.wait()
+
+    async def end(self) -> None:
         """Nothing more will be put."""
         self._queue.put_nowait(None)
         self.announce()
 
-    async def get(self) -> Chunk | None:
+    async def get(self) -> Chunk | Finished | None:
         """Wait for the oldest chunk; None at the end."""
         if not self._queue.empty():
             await asyncio.sleep(0)  # nothing to wait for: let stdin and signals have their turn
@@ -583,8 +680,8 @@ class Backlog:
         self._in_hand, self._sent_before = chunk, self.sent
         return chunk
 
-    def done(self, chunk: Chunk) -> None:
-        """`chunk` was taken by libzmq, whole."""
+    def done(self, chunk: Chunk | Finished, messages: int) -> None:
+        """`chunk` was taken by libzmq, whole, as so many messages."""
         self._in_hand = None
         self.size -= chunk.size
         self.last_sent_at = time.monotonic()
@@ -594,7 +691,7 @@ class Backlog:
             trim_memory()
 
     def waiting(self) -> int:
-        """How many lines wait (a long line counts its pieces). Goes once around the queue."""
+        """How many events wait (a long line counts its pieces). Goes once around the queue."""
         count = 0
         if self._in_hand:
             count = self._in_hand.count() - (self.sent - self._sent_before)
@@ -611,9 +708,598 @@ class Backlog:
             await self._room.wait()
 
     def lift_limit(self) -> None:
-        """The end is near: what is still read is taken into memory."""
+        """The end is near: what is still read is taken."""
         self.limit = 0
         self._room.set()
+
+    def close(self, delivered: bool) -> None:
+        """Everything was `delivered`, or nobody tries any longer."""
+
+    def _now_ms(self) -> int:
+        """Since the epoch; 0 where nobody asks for it."""
+        return time.time_ns() // 1_000_000 if self._form.timestamps else 0
+
+    def _grown(self, size: int) -> None:
+        self.size += size
+        self._peak = max(self._peak, self.size)
+
+
+# ---- spool ------------------------------------------------------------------------------------
+
+
+def open_and_lock(path: str, flags: int = 0) -> int | None:
+    """A descriptor that holds the lock of the file at `path`; None where another holds it.
+
+    Raises OSError.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:  # whoever held it has removed it
+        return None
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_file_at(path, descriptor):
+            return descriptor
+    os.close(descriptor)
+    return None
+
+
+def is_file_at(path: str, descriptor: int) -> bool:
+    """Whether the file at `path` is the one that `descriptor` has open."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def sync_directory(path: str) -> None:
+    """Return when the names of the files in it are on the disk (fsync(2)). Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_database(path: str) -> None:
+    """Remove an SQLite database that nobody has open, and its write-ahead log. Raises OSError."""
+    os.unlink(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path + LOG_SUFFIX)
+
+
+def put_aside(path: str, error: Exception) -> None:
+    """Give a damaged database another name, under which nobody looks for it."""
+    say(f"{path} is damaged ({error}): it is kept as {path}.damaged")
+    for suffix in ("", LOG_SUFFIX):
+        with contextlib.suppress(OSError):
+            os.rename(path + suffix, path + ".damaged" + suffix)
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether SQLite says that the file is no good, not that it cannot be used just now."""
+    return type(error) is sqlite3.DatabaseError
+
+
+class SpoolFile:
+    """Chunks on disk: SQLite in WAL mode, locked (flock(2)) by the process that holds it.
+
+    Its rows are chunks of finished messages, so that whoever sends them, they are as they were
+    meant. A number is never used again. What is appended outlives the process at once, and a loss
+    of power after `sync()`. All methods raise sqlite3.Error, and OSError.
+    """
+
+    SUFFIX = ".spool"
+    PAGE_SIZE = 8 * 1024  # bytes
+    SETTINGS = f"""
+        PRAGMA locking_mode = EXCLUSIVE;  -- the first one, for no -shm file to be made
+        PRAGMA page_size = {PAGE_SIZE};
+        PRAGMA auto_vacuum = INCREMENTAL;
+        PRAGMA journal_mode = WAL;
+        PRAGMA wal_autocheckpoint = 256;  -- pages
+        PRAGMA secure_delete = OFF;  -- Debian zeroes what is deleted
+        PRAGMA synchronous = NORMAL;  -- syncs before a checkpoint; sync() does it when it matters
+        CREATE TABLE IF NOT EXISTS shipper (id TEXT NOT NULL);
+        INSERT INTO shipper SELECT lower(hex(randomblob(16)))
+            WHERE NOT EXISTS (SELECT 1 FROM shipper);
+        CREATE TABLE IF NOT EXISTS chunk (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            events INTEGER NOT NULL,
+            batch INTEGER NOT NULL,  -- events in a message
+            crc INTEGER NOT NULL,  -- CRC-32 of the text
+            text BLOB NOT NULL  -- the messages, with LF between them
+        );
+    """
+
+    def __init__(self, path: str, lock: int) -> None:
+        """Open the file at `path`, which the descriptor `lock` has locked; both are ours then."""
+        self.path = path
+        self._lock = lock
+        self._db = sqlite3.connect(path, isolation_level=None)
+        try:
+            self._db.executescript(self.SETTINGS)
+            self.events: int  # not sent yet
+            self.size: int  # of those, in bytes
+            self.events, self.size = self._db.execute(
+                "SELECT coalesce(sum(events), 0), coalesce(sum(length(text) + 1), 0) FROM chunk"
+            ).fetchone()
+            self._log = os.open(path + LOG_SUFFIX, os.O_RDONLY | os.O_CLOEXEC)
+        except (OSError, sqlite3.Error):
+            self._db.close()
+            raise
+        self.closed = False
+        self.loaded = 0  # number of the last chunk that was loaded
+        self.forgotten = 0  # of the last one that was deleted
+
+    @classmethod
+    def create(cls, directory: str) -> SpoolFile:
+        """A new one in `directory`, which is made where it is missing."""
+        path, lock = cls._new(directory)
+        try:
+            file = cls(path, lock)
+            file.sync()
+            sync_directory(directory)
+        except (OSError, sqlite3.Error):
+            remove_database(path)
+            os.close(lock)
+            raise
+        return file
+
+    @classmethod
+    def adopt(cls, path: str) -> SpoolFile | None:
+        """The one at `path`; None where another process holds it, or it is no file at all."""
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
+        lock = open_and_lock(path)
+        if lock is None:
+            return None
+        try:
+            return cls(path, lock)
+        except (OSError, sqlite3.Error):
+            os.close(lock)
+            raise
+
+    @classmethod
+    def _new(cls, directory: str) -> tuple[str, int]:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        while True:  # until nobody was so quick to adopt it before it was locked
+            path = os.path.join(directory, f"{time.time_ns():020}-{os.getpid()}{cls.SUFFIX}")
+            lock = open_and_lock(path, os.O_CREAT | os.O_EXCL)
+            if lock is not None:
+                return path, lock
+
+    def append(self, chunk: Finished) -> int:
+        """Add `chunk`, or raise; returns its number."""
+        insert = "INSERT INTO chunk (events, batch, crc, text) VALUES (?, ?, ?, ?)"
+        number = self._db.execute(insert, chunk.row()).lastrowid
+        assert number is not None
+        self.events += chunk.count()
+        self.size += chunk.size
+        return number
+
+    def sync(self) -> None:
+        """Return when what was appended is on the disk. On any thread."""
+        os.fdatasync(self._log)
+
+    def load(self, until: float = math.inf) -> list[tuple[int, Finished]]:
+        """The next chunks up to the number `until`, about LOAD_SIZE bytes; each with its number.
+
+        What is damaged is met after all that is not.
+        """
+        select = "SELECT number, events, batch, crc, text FROM chunk WHERE number > ? ORDER BY 1"
+        chunks: list[tuple[int, Finished]] = []
+        size = 0
+        try:
+            for number, events, batch, crc, text in self._db.execute(select, (self.loaded,)):
+                if number > until or size >= LOAD_SIZE:
+                    break
+                if zlib.crc32(text) != crc:
+                    raise sqlite3.DatabaseError(f"chunk {number} is not as it was written")
+                chunks.append((number, Finished(text, events, batch)))
+                size += len(text)
+                self.loaded = number
+        except sqlite3.DatabaseError:
+            if not chunks:
+                raise
+        return chunks
+
+    def forget(self, number: int) -> None:
+        """Delete the chunks up to `number`, unless it is closed."""
+        if not self.closed:
+            self._db.execute("DELETE FROM chunk WHERE number <= ?", (number,))
+        self.forgotten = number
+
+    def shrink(self) -> bool:
+        """Give back a part of the disk that is no longer used; whether there is more."""
+        if self.closed:
+            return False
+        (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        if free * self.PAGE_SIZE < WORTH_TRIMMING:
+            return False
+        self._db.execute(f"PRAGMA incremental_vacuum({LOAD_SIZE // self.PAGE_SIZE})").fetchall()
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return True
+
+    def is_in_place(self) -> bool:
+        """Whether the file at the path is still this one."""
+        return is_file_at(self.path, self._lock)
+
+    def move(self) -> None:
+        """The file was taken away: write what it had to a new one in the same directory."""
+        path, lock = self._new(os.path.dirname(self.path))
+        try:
+            self._db.execute("VACUUM INTO ?", (path,))
+            os.fsync(lock)
+            moved = SpoolFile(path, lock)
+            sync_directory(os.path.dirname(path))
+        except (OSError, sqlite3.Error):
+            remove_database(path)
+            os.close(lock)
+            raise
+        self.let_go()
+        vars(self).update(path=path, _lock=lock, _db=moved._db, _log=moved._log, closed=False)
+
+    def close(self) -> None:
+        """Close it, and remove it if it is empty."""
+        empty = not self._db.execute("SELECT 1 FROM chunk LIMIT 1").fetchall()
+        if empty and self.is_in_place():
+            remove_database(self.path)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close it as it is."""
+        self.closed = True
+        self._db.close()
+        os.close(self._log)
+        os.close(self._lock)  # the last one, for with any descriptor of a file go SQLite's locks
+
+
+class Spool(Backlog):
+    """A backlog on disk, in files under one directory: in memory is what is sent next.
+
+    It begins with the files that others have left behind there, oldest first. A chunk is deleted
+    when as many later messages were sent as libzmq can hold, or libzmq has delivered everything.
+    """
+
+    def __init__(
+        self, directory: str, limit: int, form: EventFormat, held: Callable[[], int]
+    ) -> None:
+        """`held` tells how many messages libzmq can hold. Raises OSError and sqlite3.Error."""
+        super().__init__(limit, form)
+        self.unsaved = 0  # events that were put and are not on disk yet
+        self._directory = directory
+        self._held = held
+        self._own = SpoolFile.create(directory)
+        self._files = [self._own]  # all that we hold
+        self._left_behind: collections.deque[SpoolFile] = collections.deque()  # not loaded whole
+        self._refused: set[str] = set()  # paths that cannot be opened
+        self._fresh: list[tuple[int, Finished]] = []  # chunks of ours, with numbers, not synced
+        self._synced = 0  # number of our last one that is
+        self._synced_at = 0.0
+        self._sync_s = 0.0  # how long it took
+        self._loaded: collections.deque[tuple[SpoolFile, int, Finished]] = collections.deque()
+        self._loaded_size = 0
+        self._sending = self._own, 0  # file and number of the chunk in hand
+        self._messages = 0  # that were sent
+        # What may still be in this process: file, number, events, and _messages after it.
+        self._uncertain: collections.deque[tuple[SpoolFile, int, int, int]] = collections.deque()
+        self._ended = False
+        self._adopt()
+
+    # what stdin_queuer and omprog_queuer call
+
+    async def put(self, lines: bytes) -> None:
+        """Journal `lines`, read just now; where that cannot be, wait until it can."""
+        if not lines:
+            return
+        form = self._form
+        messages = form.messages(lines, self._now_ms())
+        self.unsaved = len(messages) if form.batch == 1 else lines.count(b"\n")
+        chunk = Finished(b"\n".join(messages), self.unsaved, form.batch)
+        appended = told = False
+        while self.unsaved:
+            try:
+                if not appended:
+                    self._append(chunk)
+                appended = True
+                await self.safe()
+                self.unsaved = 0
+            except (OSError, sqlite3.Error) as error:
+                if not told:
+                    say(f"cannot write to the spool: {error}; reading on when that is over")
+                told = True
+                await asyncio.sleep(SPOOL_RETRY_S)
+        if chunk.size < Pace.GATHERED:  # what comes in the meantime shares the next sync
+            await asyncio.sleep(self._synced_at + SYNC_INTERVAL_S - time.monotonic())
+
+    async def put_event(self, text: bytes) -> None:
+        """Append `text`, read just now, as one event. Raises OSError and sqlite3.Error."""
+        self._append(Finished(self._form.message(text, self._now_ms()), 1, self._form.batch))
+
+    async def safe(self) -> None:
+        """Return when all that was put is on the disk. Raises OSError and sqlite3.Error."""
+        if not self._fresh:
+            return
+        own = self._own
+        self._synced_at = time.monotonic()
+        if self._sync_s < QUICK_SYNC_S:  # to go to a thread and back takes as long
+            own.sync()
+        else:
+            await asyncio.get_running_loop().run_in_executor(None, own.sync)
+        self._sync_s = time.monotonic() - self._synced_at
+        if not own.is_in_place():
+            own.move()
+            say(f"the spool was taken away; what it had to send is in {own.path} now")
+        for number, chunk in self._fresh:
+            # If it comes next, and there is room, it need not be read again.
+            if self._synced == own.loaded == number - 1 and self._loaded_size < LOAD_SIZE:
+                self._keep(own, number, chunk)
+                own.loaded = number
+            self._synced = number
+        self._fresh.clear()
+        self.announce()
+
+    async def end(self) -> None:
+        """Nothing more will be put."""
+        try:
+            await self.safe()
+        except (OSError, sqlite3.Error) as error:
+            say(f"cannot write to the spool: {error}")
+        self._ended = True
+        self.announce()
+
+    def _append(self, chunk: Finished) -> None:
+        if self._own.closed:
+            self._own, self._synced = SpoolFile.create(self._directory), 0
+            self._files.append(self._own)
+            again, self._fresh = self._fresh, []
+            for _, lost in again:
+                self._append(lost)
+        try:
+            number = self._own.append(chunk)
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            self._put_aside(self._own, error)
+            self._append(chunk)
+        else:
+            self._fresh.append((number, chunk))
+            self._grown(chunk.size)
+
+    # what zmq_pusher calls
+
+    async def get(self) -> Finished | None:
+        """Wait for the oldest chunk; None at the end."""
+        await asyncio.sleep(0)  # let stdin and signals have their turn
+        while not self._loaded:
+            ended = self._ended
+            self._news = asyncio.get_running_loop().create_future()
+            self._load()
+            while not self._loaded and self._own.shrink():
+                await asyncio.sleep(0)
+            if not self._loaded:
+                if ended:
+                    return None
+                await self._news
+        file, number, chunk = self._loaded.popleft()
+        self._sending = file, number
+        self._loaded_size -= chunk.size
+        self._in_hand, self._sent_before = chunk, self.sent
+        return chunk
+
+    def done(self, chunk: Chunk | Finished, messages: int) -> None:
+        """`chunk` was taken by libzmq, whole, as so many messages."""
+        super().done(chunk, messages)
+        file, number = self._sending
+        file.events -= chunk.count()
+        file.size -= chunk.size
+        self._messages += messages
+        self._uncertain.append((file, number, chunk.count(), self._messages))
+        self._forget(self._held())
+
+    def _load(self) -> None:
+        """Bring the next chunks into memory: what was left behind comes first."""
+        while not self._loaded:
+            file, until = self._own, self._synced
+            if self._left_behind:
+                file, until = self._left_behind[0], LARGEST_INT
+            try:
+                chunks = file.load(until)
+            except sqlite3.Error as error:
+                self._put_aside(file, error)
+                continue
+            for number, chunk in chunks:
+                self._keep(file, number, chunk)
+            if chunks:
+                return
+            if file is not self._own:
+                self._left_behind.popleft()
+                self._let_go(file)
+                continue
+            self._adopt()
+            if not self._left_behind:
+                return
+
+    def _keep(self, file: SpoolFile, number: int, chunk: Finished) -> None:
+        self._loaded.append((file, number, chunk))
+        self._loaded_size += chunk.size
+
+    def _forget(self, held: int) -> None:
+        """Delete all chunks that `held` messages were sent after."""
+        gone: dict[SpoolFile, int] = {}
+        while self._uncertain and self._messages - self._uncertain[0][3] >= held:
+            file, number, _, _ = self._uncertain.popleft()
+            gone[file] = number
+        for file, number in gone.items():
+            with contextlib.suppress(sqlite3.Error):  # the next attempt will delete these too
+                file.forget(number)
+            self._let_go(file)
+
+    # the files
+
+    def _adopt(self) -> None:
+        """Take over the files that nobody holds, the oldest first."""
+        ours = {file.path for file in self._files}
+        try:
+            names = sorted(os.listdir(self._directory))
+        except OSError:
+            return  # it was taken away; it comes back with what is put next
+        for name in names:
+            path = os.path.join(self._directory, name)
+            if not name.endswith(SpoolFile.SUFFIX) or path in ours | self._refused:
+                continue
+            if len(self._files) > MOST_LEFT_BEHIND:
+                return
+            try:
+                file = SpoolFile.adopt(path)
+            except (OSError, sqlite3.Error) as error:
+                self._refused.add(path)
+                if is_damage(error):
+                    put_aside(path, error)
+                else:
+                    say(f"{path}: {error}; it is left alone")
+                continue
+            if file:
+                self._files.append(file)
+                self._left_behind.append(file)
+                self.size += file.size
+
+    def _let_go(self, file: SpoolFile) -> None:
+        """Close and remove `file` if all of it is gone and nothing will come."""
+        finished = file.loaded == file.forgotten and file not in self._left_behind
+        if finished and file is not self._own and not file.closed:
+            self._files.remove(file)
+            with contextlib.suppress(OSError, sqlite3.Error):
+                file.close()
+
+    def _put_aside(self, file: SpoolFile, error: sqlite3.Error) -> None:
+        """`file` is damaged: go on with what was loaded, without it."""
+        self._files.remove(file)
+        with contextlib.suppress(ValueError):
+            self._left_behind.remove(file)
+        self.size -= file.size
+        for held, _, chunk in self._loaded:
+            self.size += chunk.size if held is file else 0
+        if self._in_hand and self._sending[0] is file:
+            self.size += self._in_hand.size
+        file.let_go()
+        put_aside(file.path, error)
+
+    # the end
+
+    def waiting(self) -> int:
+        """How many events wait to be sent, those that cannot be written included."""
+        count = sum(file.events for file in self._files) + self.unsaved
+        return count - (self.sent - self._sent_before) if self._in_hand else count
+
+    def uncertain(self) -> int:
+        """How many events are kept although they were sent: they may still be in this process."""
+        return sum(events for _, _, events, _ in self._uncertain)
+
+    def close(self, delivered: bool) -> None:
+        """Everything was `delivered`, or nobody tries any longer."""
+        if delivered:
+            self._forget(0)
+        for file in self._files:
+            with contextlib.suppress(OSError, sqlite3.Error):  # then who comes next has to see
+                file.close()
+
+
+# ---- omprog -----------------------------------------------------------------------------------
+
+
+class Omprog:
+    """rsyslog's dialogue with a program, whose side we are (plugins/external/INTERFACE.md there).
+
+    rsyslog writes a message, waits for the answer, and writes the next. It keeps a message until
+    the answer is OK; any other text means that we do not have it, and it comes again. In a
+    transaction OK is for the commit, and lines are answered DEFER_COMMIT: should we die, rsyslog
+    8.2302 does not send those again, so that they are ours to keep.
+    """
+
+    def __init__(self, options: argparse.Namespace, backlog: Backlog) -> None:
+        self.is_heard = True  # stdout is open
+        self._backlog = backlog
+        self._max_line = options.max_line
+        self._transactions = options.omprog_transactions
+        self._begin = os.fsencode(options.omprog_begin)
+        self._commit = os.fsencode(options.omprog_commit)
+        self._in_transaction = False
+
+    def write(self, text: str) -> None:
+        """Write an answer, or a part of one. Without a reader there is no dialogue any more."""
+        try:
+            os.write(1, text.encode())
+        except OSError as error:
+            self.is_heard = False
+            if error.errno != errno.EPIPE:
+                say(f"cannot write to standard output: {error.strerror}")
+
+    async def answer(self, text: bytes) -> None:
+        """Do what `text` asks for, and answer when that can be said; dots meanwhile."""
+        loop = asyncio.get_running_loop()
+        asker = asyncio.current_task()
+
+        dots = loop.call_later(STILL_WORKING_S, lambda: still_working())
+
+        def still_working() -> None:
+            nonlocal dots
+            self.write(".")
+            if self.is_heard:
+                dots = loop.call_later(STILL_WORKING_S, still_working)
+            elif asker:
+                asker.cancel()
+
+        try:
+            answer = await self._do(text)
+        except (OSError, sqlite3.Error) as error:
+            answer = f"cannot write to the spool: {error}"
+        finally:
+            dots.cancel()
+        self.write(f"{answer}\n")
+
+    async def _do(self, text: bytes) -> str:
+        backlog = self._backlog
+        if self._transactions and text == self._begin:
+            self._in_transaction = True
+            return "OK"
+        if self._transactions and text == self._commit:
+            self._in_transaction = False
+            await backlog.safe()
+            return "OK"
+        await backlog.room()
+        events = list(pieces(text, self._max_line or len(text)))
+        for event in events:
+            await backlog.put_event(event)
+        if self._in_transaction:
+            return "DEFER_COMMIT"
+        backlog.unanswered = len(events)
+        await backlog.safe()
+        backlog.unanswered = 0
+        return "OK"
+
+
+async def omprog_queuer(stdin: Stdin, omprog: Omprog, backlog: Backlog) -> bool:
+    """Put the messages of rsyslog into the backlog until they end, and answer each.
+
+    All that has come since the last answer is one message, for it may have line ends inside.
+    Returns whether the input ended well, as stdin_queuer does.
+    """
+    complete = True
+    try:
+        omprog.write("OK\n")
+        while omprog.is_heard and (message := await stdin.read_message()):
+            await omprog.answer(message[:-2] if message.endswith(b"\r\n") else message[:-1])
+    except asyncio.CancelledError:
+        if omprog.is_heard:
+            raise
+    except OSError as error:
+        say(f"cannot read standard input: {error.strerror}")
+        complete = False
+    finally:
+        stdin.close()
+    await backlog.end()
+    return complete
 
 
 # ---- output -----------------------------------------------------------------------------------
@@ -796,19 +1482,19 @@ def refuse_to_displace(endpoint: str) -> None:
                 raise OSError(errno.EADDRINUSE, "")
 
 
-async def zmq_pusher(backlog: Backlog, link: Link, form: EventFormat) -> None:
+async def zmq_pusher(backlog: Backlog, link: Link) -> None:
     """Send the backlog, oldest chunk first, until its end."""
     while chunk := await backlog.get():
         await link.met_collector.wait()  # a peer that is none would take libzmq's queue with it
-        messages = form.messages(b"".join(chunk.parts), chunk.read_at_ms)
-        before, events = backlog.sent, len(messages) if form.batch == 1 else chunk.count()
+        messages = chunk.messages()
+        before, events = backlog.sent, len(messages) if chunk.batch == 1 else chunk.count()
         left = iter(messages)
         while not link.send(left):
             refused = len(messages) - operator.length_hint(left) - 1
-            backlog.sent = before + refused * form.batch
+            backlog.sent = before + refused * chunk.batch
             await link.send_later(messages[refused])
         backlog.sent = before + events
-        backlog.done(chunk)
+        backlog.done(chunk, len(messages))
 
 
 # ---- running ----------------------------------------------------------------------------------
@@ -821,10 +1507,12 @@ class Ending:
     leaves 2 s for everything; SIGINT after that leaves nothing.
     """
 
-    def __init__(self, linger_s: float, stdin: Stdin, backlog: Backlog) -> None:
+    def __init__(self, linger_s: float, grace_s: float, stdin: Stdin, backlog: Backlog) -> None:
+        """`grace_s` is how long to deliver after a signal."""
         self._loop = asyncio.get_running_loop()
         self.gave_up = self._loop.create_future()
         self._linger_s = linger_s
+        self._grace_s = grace_s
         self._stdin = stdin
         self._backlog = backlog
         self._ended_at = math.inf
@@ -856,9 +1544,11 @@ class Ending:
     def _end_input(self) -> None:
         self._backlog.lift_limit()
         self._stdin.finish()
+        # What was read may have to wait, for rsyslog's answer or for a disk: not for ever.
+        self._loop.call_later(GRACE_AFTER_SIGNAL_S + LAST_HANDOVER_S, self._give_up)
 
     def _set_timer(self) -> None:
-        grace_ends_at = self._signalled_at + GRACE_AFTER_SIGNAL_S
+        grace_ends_at = self._signalled_at + self._grace_s
         give_up_at = max(grace_ends_at, self._ended_at + LAST_HANDOVER_S)
         give_up_at = min(give_up_at, self._ended_at + self._linger_s)
         if self._timer:
@@ -871,10 +1561,10 @@ class Ending:
             self.gave_up.set_result(None)
 
 
-def tell(text: str) -> bool:
-    """Write `text` and LF on stdout; whether that worked, or nobody wants to know (EPIPE)."""
+def tell(text: str, descriptor: int = 1) -> bool:
+    """Write `text` and LF; whether that worked, or nobody wants to know (EPIPE)."""
     try:
-        os.write(1, f"{text}\n".encode())
+        os.write(descriptor, f"{text}\n".encode())
     except BrokenPipeError:
         pass
     except OSError as error:
@@ -900,6 +1590,7 @@ class Report:
         self._backlog = backlog
         self._link = link
         self._bar: Any = None
+        self._place = f" in {options.spool}" if options.spool else ""
 
     def repeat(self, show: Callable[[], None], interval_s: float) -> None:
         """Call `show` each `interval_s` seconds."""
@@ -916,7 +1607,7 @@ class Report:
         say(
             f"{time.monotonic() - self._stdin.started_at:.1f}s: {backlog.sent + waiting} messages "
             f"read, {backlog.sent} handed over, {waiting} waiting "
-            f"({backlog.size} bytes), {len(self._link.connections)} connected"
+            f"({backlog.size} bytes{self._place}), {len(self._link.connections)} connected"
         )
 
     def live_line(self) -> None:
@@ -930,7 +1621,8 @@ class Report:
         rate = backlog.sent / max(time.monotonic() - stdin.started_at, 1e-9)
         waiting = backlog.waiting()
         self._bar.set_postfix_str(f"{backlog.sent} lines, {rate:.0f}/s, {waiting} waiting", False)
-        self._bar.update(stdin.taken - backlog.size - self._bar.n)
+        done = stdin.taken if self._options.spool else stdin.taken - backlog.size
+        self._bar.update(done - self._bar.n)
 
     def end_live_line(self) -> None:
         """Show the last state, and leave it there."""
@@ -946,7 +1638,7 @@ class Report:
             queued = options.sndhwm * options.batch
             being_sent = OUT_BATCH_SIZE // self._form.least_size + options.batch
             held = min(held, (queued + being_sent) * max(len(self._link.connections), 1))
-        return backlog.waiting() + held
+        return backlog.waiting() - backlog.unanswered + held
 
     def waiting(self) -> None:
         """Say that the input has ended, and what keeps us."""
@@ -954,25 +1646,44 @@ class Report:
         if self._link.met_collector.is_set():
             what = f"up to {self.undelivered()} messages are still on their way to"
         else:
-            what = f"{self.undelivered()} messages wait for a collector at"
+            what = f"{self.undelivered()} messages wait{self._place} for a collector at"
         say(f"the input has ended; {what} {where}")
 
-    def given_up(self) -> None:
-        """Say how many messages are lost."""
+    def given_up(self) -> bool:
+        """Say how many messages are lost, if any; whether there are."""
+        lost = self.undelivered()
+        if isinstance(self._backlog, Spool):
+            return self._left_in_spool(self._backlog)
+        if not lost:
+            return False
         if self._link.met_collector.is_set():
-            waited = self._backlog.waiting()
+            waited = self._backlog.waiting() - self._backlog.unanswered
             say(
-                f"gave up at most {self.undelivered()} messages: {waited} that waited here, "
+                f"gave up at most {lost} messages: {waited} that waited here, "
                 "and what libzmq held, which it does not tell"
             )
         else:
-            say(f"gave up {self.undelivered()} messages: no collector ever connected")
+            say(f"gave up {lost} messages: no collector ever connected")
+        return True
+
+    def _left_in_spool(self, spool: Spool) -> bool:
+        lost = spool.unsaved - spool.unanswered
+        if lost:
+            say(f"gave up {lost} messages: they could not be written to the spool")
+        waiting, uncertain = spool.waiting() - spool.unsaved, spool.uncertain()
+        if waiting or uncertain:
+            say(
+                f"{waiting} messages wait in {self._options.spool}, and {uncertain} that were "
+                "handed over and may have arrived: the next start sends them"
+            )
+        return lost > 0
 
     def summary(self) -> None:
         """Tell on stdout how many messages went out, and in which time."""
         backlog = self._backlog
         ms = ((backlog.last_sent_at or time.monotonic()) - self._stdin.started_at) * 1000
-        tell(f"Processed {backlog.sent} messages in {ms:.4f}ms. Tagged with @pid:{os.getpid()}")
+        text = f"Processed {backlog.sent} messages in {ms:.4f}ms. Tagged with @pid:{os.getpid()}"
+        tell(text, 2 if self._options.omprog else 1)
 
 
 async def ship(options: argparse.Namespace) -> int:
@@ -982,16 +1693,17 @@ async def ship(options: argparse.Namespace) -> int:
         await link.open(options.sndhwm, options.bind, options.connect)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}")
-    backlog = Backlog(options.queue_limit, options.timestamp)
+    form = EventFormat(options, os.getpid())
+    backlog = open_backlog(options, form, link)
     try:
-        stdin = Stdin(on_ready=backlog.announce)
+        stdin = Stdin(on_ready=backlog.announce, pace=None if options.omprog else Pace())
     except OSError as error:
         fail(f"cannot read standard input: {error}")
-    if stdin.always_ready and not backlog.limit:
+    if stdin.always_ready and not backlog.limit and not options.spool:
         backlog.limit = FILE_AHEAD
-    form = EventFormat(options, os.getpid())
     report = Report(options, form, stdin, backlog, link)
-    ending = Ending(options.linger, stdin, backlog)
+    grace_s = LAST_HANDOVER_S if options.spool else GRACE_AFTER_SIGNAL_S
+    ending = Ending(options.linger, grace_s, stdin, backlog)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, report.counters)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -1002,10 +1714,16 @@ async def ship(options: argparse.Namespace) -> int:
         report.repeat(report.live_line, PROGRESS_S)
 
     async def deliver() -> None:
-        await asyncio.gather(reading, zmq_pusher(backlog, link, form))
+        await asyncio.gather(reading, zmq_pusher(backlog, link))
         await link.close()
 
-    reading = loop.create_task(stdin_queuer(stdin, LineSplitter(options.max_line), backlog))
+    if options.omprog or options.spool:
+        stdin.widen()
+    if options.omprog:
+        queuer = omprog_queuer(stdin, Omprog(options, backlog), backlog)
+    else:
+        queuer = stdin_queuer(stdin, LineSplitter(options.max_line), backlog)
+    reading = loop.create_task(queuer)
     reading.add_done_callback(lambda _: ending.input_ended())
     reading.add_done_callback(lambda _: loop.call_later(NOTICE_AFTER_S, report.waiting))
     delivering = loop.create_task(deliver())
@@ -1014,14 +1732,29 @@ async def ship(options: argparse.Namespace) -> int:
     report.end_live_line()
     if delivered:
         delivering.result()  # raises what went wrong, which would be a bug
-    elif report.undelivered():
-        report.given_up()
+    lost = not delivered and report.given_up()
     reading.cancel()  # has no effect but after a second signal, and then it puts stdin's flags back
     await asyncio.wait({reading})
+    backlog.close(delivered)
     if not options.quiet:
         report.summary()
     all_read = reading.cancelled() or reading.result()
-    return 0 if all_read and (delivered or not report.undelivered()) else 1
+    return 1 if lost or not all_read else 0
+
+
+def open_backlog(options: argparse.Namespace, form: EventFormat, link: Link) -> Backlog:
+    """What keeps the lines until they are sent."""
+    if not options.spool:
+        return Backlog(options.queue_limit, form)
+
+    def held() -> int:
+        a_connection: int = options.sndhwm + OUT_BATCH_SIZE // form.least_size + 1
+        return a_connection * max(len(link.connections), 1)
+
+    try:
+        return Spool(options.spool, options.spool_limit, form, held)
+    except (OSError, sqlite3.Error) as error:
+        fail(f"--spool {options.spool}: {getattr(error, 'strerror', None) or error}")
 
 
 # ---- command line -----------------------------------------------------------------------------
@@ -1194,6 +1927,16 @@ def build_parser(description: str) -> Parser:
            help="stop reading while this much input waits; 0: no limit (0)")
     option("--linger", metavar="SECONDS", type=linger, default=math.inf,
            help="how long to deliver after the end of input; -1: until done (-1)")
+    option("--spool", metavar="DIR", default="",
+           help="journal every line on disk, in files in DIR, before it is sent")
+    option("--spool-limit", metavar="SIZE", type=size, default=0,
+           help="stop reading while this much waits in the spool; 0: no limit (0)")
+    option("--omprog", **switch, help="answer rsyslog's confirmMessages on stdout")
+    option("--omprog-transactions", **switch, help="answer rsyslog's useTransactions, too")
+    option("--omprog-begin", metavar="TEXT", default="BEGIN TRANSACTION",
+           help="rsyslog's beginTransactionMark (BEGIN TRANSACTION)")
+    option("--omprog-commit", metavar="TEXT", default="COMMIT TRANSACTION",
+           help="rsyslog's commitTransactionMark (COMMIT TRANSACTION)")
     option("--stats", metavar="SECONDS", type=interval, default=0.0,
            help="counters on stderr that often; SIGUSR1 asks for them at once")
     option("--progress", **switch, help="a live line on stderr, if that is a terminal (needs tqdm)")
@@ -1223,9 +1966,27 @@ def parse_options(parser: Parser, arguments: list[str]) -> argparse.Namespace:
             import tqdm  # noqa: F401
         except ImportError as missing:
             parser.error(f"--progress: {missing}; install tqdm")
+    refuse_misfits(parser, options)
     if options.format == "raw" and (names or options.batch > 1):
         parser.error("--format raw has no place for --field, --timestamp or --batch")
     return options
+
+
+def refuse_misfits(parser: Parser, options: argparse.Namespace) -> None:
+    """End where --spool or --omprog is said together with what makes no sense beside it."""
+    if options.spool_limit and not options.spool:
+        parser.error("--spool-limit is for --spool")
+    if options.spool and options.queue_limit:
+        parser.error("--queue-limit is for lines in memory; with --spool it is --spool-limit")
+    if options.spool and not options.sndhwm:
+        parser.error("--sndhwm 0 lets libzmq hold everything: nothing would ever leave --spool")
+    if options.omprog_transactions and not options.omprog:
+        parser.error("--omprog-transactions is for --omprog")
+    marks = [options.omprog_begin, options.omprog_commit]
+    if not options.omprog_transactions and marks != ["BEGIN TRANSACTION", "COMMIT TRANSACTION"]:
+        parser.error("--omprog-begin and --omprog-commit are for --omprog-transactions")
+    if marks[0] == marks[1] or not all(marks):
+        parser.error("--omprog-begin and --omprog-commit must be two texts")
 
 
 def main() -> None:

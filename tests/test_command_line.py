@@ -108,9 +108,21 @@ OPTIONS: dict[str, tuple[str, Any, list[str], Any]] = {
     "low_water": ("1K", 1024, ["--low-water", "65536"], 65536),
     "queue_limit": ("1G", 1024**3, ["--queue-limit", "1g"], 1024**3),
     "linger": ("0.5", 0.5, ["--linger", "-1"], math.inf),
+    "spool": ("/a b", "/a b", ["--spool", "c"], "c"),
+    "spool_limit": ("1G", 1024**3, ["--spool-limit", "1g"], 1024**3),
+    "omprog": ("1", True, ["--omprog"], True),
+    "omprog_transactions": ("1", True, ["--omprog-transactions"], True),
+    "omprog_begin": ("B B", "B B", ["--omprog-begin", "<"], "<"),
+    "omprog_commit": ("C C", "C C", ["--omprog-commit", ">"], ">"),
     "stats": ("0.5", 0.5, ["--stats", "60"], 60.0),
     "progress": ("1", True, ["--progress"], True),
     "quiet": ("true", True, ["-q"], True),
+}
+NEEDS = {  # what must be said beside them
+    "spool_limit": ["--spool", "d"],
+    "omprog_transactions": ["--omprog"],
+    "omprog_begin": ["--omprog", "--omprog-transactions"],
+    "omprog_commit": ["--omprog", "--omprog-transactions"],
 }
 SWITCHES = [name for name, (_, value, _, _) in OPTIONS.items() if value is True]
 
@@ -134,6 +146,12 @@ def test_the_defaults_are_those_of_the_readme() -> None:
         "low_water": 16384,
         "queue_limit": 0,
         "linger": math.inf,
+        "spool": "",
+        "spool_limit": 0,
+        "omprog": False,
+        "omprog_transactions": False,
+        "omprog_begin": "BEGIN TRANSACTION",
+        "omprog_commit": "COMMIT TRANSACTION",
         "stats": 0.0,
         "progress": False,
         "quiet": False,
@@ -150,14 +168,14 @@ def test_every_option_has_its_variable(name: str, monkeypatch: pytest.MonkeyPatc
     variable, meaning, _, _ = OPTIONS[name]
     assert parse()[name] != meaning
     monkeypatch.setenv(f"ZMQPUSH_{name.upper()}", variable)
-    assert parse()[name] == meaning
+    assert parse(*NEEDS.get(name, []))[name] == meaning
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_command_line_replaces_the_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     variable, _, arguments, meaning = OPTIONS[name]
     monkeypatch.setenv(f"ZMQPUSH_{name.upper()}", variable)
-    assert parse(*arguments)[name] == meaning
+    assert parse(*NEEDS.get(name, []), *arguments)[name] == meaning
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -173,7 +191,7 @@ def test_a_switch_is_on_at_1_yes_and_true(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"ZMQPUSH_{name.upper()}", value)
-    assert parse()[name] is (value.lower() in ("1", "yes", "true"))
+    assert parse(*NEEDS.get(name, []))[name] is (value.lower() in ("1", "yes", "true"))
 
 
 @pytest.mark.parametrize("value", ["-x", "--", "--format", "a b", "1"])
@@ -447,6 +465,13 @@ def test_a_field_without_a_name_of_its_own_is_refused(field: str, capfd: Capture
         (["-f", "a=1", "-f", "a=2"], "a field is given twice: a"),
         (["--timestamp", "-f", "@timestamp=x"], "@timestamp"),
         (["-b", "tcp://127.0.0.1:1", "-c", "tcp://127.0.0.1:1"], "tcp://127.0.0.1:1"),
+        (["--spool-limit", "1M"], "--spool"),
+        (["--spool", "d", "--queue-limit", "1M"], "--spool-limit"),
+        (["--spool", "d", "--sndhwm", "0"], "--sndhwm"),
+        (["--omprog-transactions"], "--omprog"),
+        (["--omprog", "--omprog-begin", "x"], "--omprog-transactions"),
+        (["--omprog", "--omprog-transactions", "--omprog-commit="], "--omprog-commit"),
+        (["--omprog", "--omprog-transactions", "--omprog-begin=COMMIT TRANSACTION"], "two texts"),
         (["one", "two"], "two"),
         (["--conn", "tcp://a:1"], "--conn"),
         (["--format json"], "--format json"),  # one word
