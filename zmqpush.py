@@ -87,6 +87,7 @@ DEFAULT_ENDPOINT = "tcp://127.0.0.1:2120"  # the port of Logstash's zeromq input
 READ_SIZE = 256 * 1024  # bytes asked for at once
 CHUNK_SIZE = 64 * 1024  # bytes; smaller chunks that wait are put together up to this size
 LARGE_BLOCK = 8 * 1024 * 1024  # bytes
+DISK_RESERVE = 8 * 1024 * 1024  # bytes
 WORTH_TRIMMING = 32 * 1024 * 1024  # bytes of backlog, after which memory is given back
 FILE_AHEAD = 4 * 1024 * 1024  # bytes to read ahead in a regular file: it keeps the rest for us
 F_SETPIPE_SZ = 1031  # fcntl(2); Python 3.9 has no name for it
@@ -590,9 +591,21 @@ class Finished:
         """How many events it has."""
         return self._count
 
+    @classmethod
+    def of_row(cls, events: int, batch: int, crc: int, text: bytes) -> Finished:
+        """The one that `row()` described. Raises ValueError where that cannot be."""
+        with contextlib.suppress(TypeError):  # from a damaged file comes anything
+            chunk = cls(text, events, batch)
+            if chunk._crc() == crc:
+                return chunk
+        raise ValueError
+
     def row(self) -> tuple[int, int, int, bytes]:
         """What is kept in a spool file: events, batch, CRC-32, text."""
-        return self._count, self.batch, zlib.crc32(self._text), self._text
+        return self._count, self.batch, self._crc(), self._text
+
+    def _crc(self) -> int:
+        return zlib.crc32(self._text, zlib.crc32(b"%d %d" % (self._count, self.batch)))
 
 
 def trim_memory() -> None:
@@ -776,6 +789,11 @@ def put_aside(path: str, error: Exception) -> None:
             os.rename(path + suffix, path + ".damaged" + suffix)
 
 
+def reason(error: Exception) -> str:
+    """What the system or SQLite says."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def is_damage(error: Exception) -> bool:
     """Whether SQLite says that the file is no good, not that it cannot be used just now."""
     return type(error) is sqlite3.DatabaseError
@@ -869,7 +887,14 @@ class SpoolFile:
                 return path, lock
 
     def append(self, chunk: Finished) -> int:
-        """Add `chunk`, or raise; returns its number."""
+        """Add `chunk`, or raise; returns its number.
+
+        A part of the disk is left free: without, nothing could be deleted either.
+        """
+        disk = os.fstatvfs(self._lock)
+        full = disk.f_bavail * disk.f_frsize < DISK_RESERVE + chunk.size
+        if full and self._free() * self.PAGE_SIZE < chunk.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         insert = "INSERT INTO chunk (events, batch, crc, text) VALUES (?, ?, ?, ?)"
         number = self._db.execute(insert, chunk.row()).lastrowid
         assert number is not None
@@ -890,35 +915,41 @@ class SpoolFile:
         chunks: list[tuple[int, Finished]] = []
         size = 0
         try:
-            for number, events, batch, crc, text in self._db.execute(select, (self.loaded,)):
+            for number, *row in () if self.closed else self._db.execute(select, (self.loaded,)):
                 if number > until or size >= LOAD_SIZE:
                     break
-                if zlib.crc32(text) != crc:
-                    raise sqlite3.DatabaseError(f"chunk {number} is not as it was written")
-                chunks.append((number, Finished(text, events, batch)))
-                size += len(text)
+                chunk = Finished.of_row(*row)
+                chunks.append((number, chunk))
+                size += chunk.size
                 self.loaded = number
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, ValueError) as error:
             if not chunks:
+                if isinstance(error, ValueError):
+                    raise sqlite3.DatabaseError(
+                        f"chunk {number} is not as it was written"
+                    ) from None
                 raise
         return chunks
 
     def forget(self, number: int) -> None:
-        """Delete the chunks up to `number`, unless it is closed."""
+        """Delete the chunks up to `number`."""
         if not self.closed:
             self._db.execute("DELETE FROM chunk WHERE number <= ?", (number,))
         self.forgotten = number
 
     def shrink(self) -> bool:
-        """Give back a part of the disk that is no longer used; whether there is more."""
-        if self.closed:
+        """Give back a part of the disk that is no longer used; whether there is more to give."""
+        if self.closed or self._free() * self.PAGE_SIZE < WORTH_TRIMMING:
             return False
-        (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
-        if free * self.PAGE_SIZE < WORTH_TRIMMING:
-            return False
+        before = self._free()
         self._db.execute(f"PRAGMA incremental_vacuum({LOAD_SIZE // self.PAGE_SIZE})").fetchall()
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        return True
+        return self._free() < before
+
+    def _free(self) -> int:
+        """How many pages have nothing in them."""
+        (count,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        return int(count)
 
     def is_in_place(self) -> bool:
         """Whether the file at the path is still this one."""
@@ -983,6 +1014,8 @@ class Spool(Backlog):
         self._messages = 0  # that were sent
         # What may still be in this process: file, number, events, and _messages after it.
         self._uncertain: collections.deque[tuple[SpoolFile, int, int, int]] = collections.deque()
+        self._gone: dict[SpoolFile, int] = {}  # numbers up to which they are to be deleted
+        self._told = False  # that it could not be written, since it last ran empty
         self._ended = False
         self._adopt()
 
@@ -994,21 +1027,21 @@ class Spool(Backlog):
             return
         form = self._form
         messages = form.messages(lines, self._now_ms())
-        self.unsaved = len(messages) if form.batch == 1 else lines.count(b"\n")
-        chunk = Finished(b"\n".join(messages), self.unsaved, form.batch)
-        appended = told = False
-        while self.unsaved:
+        count = len(messages) if form.batch == 1 else lines.count(b"\n")
+        chunk = Finished(b"\n".join(messages), count, form.batch)
+        self.unsaved = count
+        while self.unsaved or self._fresh:
             try:
-                if not appended:
+                if self.unsaved:
                     self._append(chunk)
-                appended = True
-                await self.safe()
                 self.unsaved = 0
+                await self.safe()
             except (OSError, sqlite3.Error) as error:
-                if not told:
-                    say(f"cannot write to the spool: {error}; reading on when that is over")
-                told = True
+                if not self._told:
+                    say(f"cannot write to the spool: {reason(error)}; reading on when that is over")
+                self._told = True
                 await asyncio.sleep(SPOOL_RETRY_S)
+                self._forget(self._held())  # which may have failed as well
         if chunk.size < Pace.GATHERED:  # what comes in the meantime shares the next sync
             await asyncio.sleep(self._synced_at + SYNC_INTERVAL_S - time.monotonic())
 
@@ -1032,7 +1065,8 @@ class Spool(Backlog):
             say(f"the spool was taken away; what it had to send is in {own.path} now")
         for number, chunk in self._fresh:
             # If it comes next, and there is room, it need not be read again.
-            if self._synced == own.loaded == number - 1 and self._loaded_size < LOAD_SIZE:
+            in_turn = self._synced == own.loaded == number - 1 and not self._left_behind
+            if in_turn and self._loaded_size < LOAD_SIZE:
                 self._keep(own, number, chunk)
                 own.loaded = number
             self._synced = number
@@ -1044,7 +1078,7 @@ class Spool(Backlog):
         try:
             await self.safe()
         except (OSError, sqlite3.Error) as error:
-            say(f"cannot write to the spool: {error}")
+            say(f"cannot write to the spool: {reason(error)}")
         self._ended = True
         self.announce()
 
@@ -1075,8 +1109,10 @@ class Spool(Backlog):
             ended = self._ended
             self._news = asyncio.get_running_loop().create_future()
             self._load()
-            while not self._loaded and self._own.shrink():
-                await asyncio.sleep(0)
+            self._told = self._told and bool(self._loaded or self.unsaved)
+            with contextlib.suppress(sqlite3.Error):  # what is not given back now will be later
+                while not self._loaded and self._own.shrink():
+                    await asyncio.sleep(0)
             if not self._loaded:
                 if ended:
                     return None
@@ -1100,9 +1136,9 @@ class Spool(Backlog):
     def _load(self) -> None:
         """Bring the next chunks into memory: what was left behind comes first."""
         while not self._loaded:
-            file, until = self._own, self._synced
+            file, until = self._own, float(self._synced)
             if self._left_behind:
-                file, until = self._left_behind[0], LARGEST_INT
+                file, until = self._left_behind[0], math.inf
             try:
                 chunks = file.load(until)
             except sqlite3.Error as error:
@@ -1126,14 +1162,14 @@ class Spool(Backlog):
 
     def _forget(self, held: int) -> None:
         """Delete all chunks that `held` messages were sent after."""
-        gone: dict[SpoolFile, int] = {}
         while self._uncertain and self._messages - self._uncertain[0][3] >= held:
             file, number, _, _ = self._uncertain.popleft()
-            gone[file] = number
-        for file, number in gone.items():
-            with contextlib.suppress(sqlite3.Error):  # the next attempt will delete these too
+            self._gone[file] = number
+        for file, number in list(self._gone.items()):
+            with contextlib.suppress(sqlite3.Error):  # a full disk: the next attempt may do it
                 file.forget(number)
-            self._let_go(file)
+                del self._gone[file]
+                self._let_go(file)
 
     # the files
 
@@ -1157,7 +1193,7 @@ class Spool(Backlog):
                 if is_damage(error):
                     put_aside(path, error)
                 else:
-                    say(f"{path}: {error}; it is left alone")
+                    say(f"{path}: {reason(error)}; it is left alone")
                 continue
             if file:
                 self._files.append(file)
@@ -1253,7 +1289,7 @@ class Omprog:
         try:
             answer = await self._do(text)
         except (OSError, sqlite3.Error) as error:
-            answer = f"cannot write to the spool: {error}"
+            answer = f"cannot write to the spool: {reason(error)}"
         finally:
             dots.cancel()
         self.write(f"{answer}\n")
@@ -1667,16 +1703,15 @@ class Report:
         return True
 
     def _left_in_spool(self, spool: Spool) -> bool:
-        lost = spool.unsaved - spool.unanswered
-        if lost:
-            say(f"gave up {lost} messages: they could not be written to the spool")
+        if spool.unsaved:
+            say(f"gave up {spool.unsaved} messages: they could not be written to the spool")
         waiting, uncertain = spool.waiting() - spool.unsaved, spool.uncertain()
         if waiting or uncertain:
             say(
                 f"{waiting} messages wait in {self._options.spool}, and {uncertain} that were "
                 "handed over and may have arrived: the next start sends them"
             )
-        return lost > 0
+        return spool.unsaved > 0
 
     def summary(self) -> None:
         """Tell on stdout how many messages went out, and in which time."""
@@ -1754,7 +1789,7 @@ def open_backlog(options: argparse.Namespace, form: EventFormat, link: Link) -> 
     try:
         return Spool(options.spool, options.spool_limit, form, held)
     except (OSError, sqlite3.Error) as error:
-        fail(f"--spool {options.spool}: {getattr(error, 'strerror', None) or error}")
+        fail(f"--spool {options.spool}: {reason(error)}")
 
 
 # ---- command line -----------------------------------------------------------------------------
