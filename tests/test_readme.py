@@ -37,6 +37,8 @@ until [ -s printer ]; do sleep 0.01; done
 # A rsyslogd with a configuration of the README, in a /var/log and a /run of its own.
 RSYSLOGD = """
 mount -t tmpfs tmpfs /var/log
+mount -t tmpfs tmpfs /var/spool
+mkdir /var/spool/rsyslog
 rsyslogd -n -f "$PWD/rsyslog.conf" -i "$PWD/pid" & rsyslogd=$!
 disown
 trap 'kill -9 $rsyslogd' EXIT
@@ -133,6 +135,30 @@ def test_ctrl_c_ends_the_stream_with_the_summary(sandbox: list[str], tmp_path: P
     assert "Traceback" not in errors
 
 
+def test_the_spool_keeps_what_no_collector_took(sandbox: list[str], tmp_path: Path) -> None:
+    block = blocks(section("A pipe"))[2]
+    first, second = commands(block)
+    process = subprocess.Popen(
+        [*sandbox, "trap : INT; " + first],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    output = process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    output += process.communicate(timeout=DEADLINE_S)[0]
+    output += run(sandbox, tmp_path, second + waits_for(100))
+    assert re.fullmatch(shown_output(block), output), output
+    events = [strict_json(line) for line in arrived(tmp_path)]
+    assert [event["message"] for event in events] == [str(n) for n in range(1, 101)]
+    assert {event["type"] for event in events} == {"numbers"}
+    assert not list((tmp_path / "spool").iterdir())
+
+
 def test_the_fifo_stays_open_between_its_writers(sandbox: list[str], tmp_path: Path) -> None:
     script = "\n".join(commands(blocks(section("A FIFO"))[0]))
     output = run(sandbox, tmp_path, script + waits_for(2) + "kill %1; wait")
@@ -185,7 +211,7 @@ def test_every_option_is_in_the_table() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("rsyslogd"), reason="rsyslogd is not installed")
-@pytest.mark.parametrize("number", [0, 1], ids=["modern", "legacy"])
+@pytest.mark.parametrize("number", [0, 1, 2], ids=["modern", "legacy", "nothing lost"])
 def test_rsyslog_ships_with_the_configuration_shown(
     number: int, sandbox: list[str], tmp_path: Path
 ) -> None:
