@@ -1,7 +1,7 @@
 """Installs the programs under their own names.
 
 They are scripts, not console entry points: an entry point called zmqpush.py would import itself.
-zmqpush-watermark.py finds zmqpush.py beside it, in the checkout as in a bin directory.
+The others find zmqpush.py beside them, in the checkout as in a bin directory.
 """
 
 import re
@@ -19,11 +19,12 @@ if VERSION is None:
     raise SystemExit("setup.py: zmqpush.py has no __version__")
 
 PROGRESS = ["tqdm"]
+REDIS = ["redis>=4.3"]
 
 setup(
     name="zmqpush",
     version=VERSION[1],
-    description="Ships lines of standard input as Logstash events out of a ZeroMQ PUSH socket",
+    description="Ships lines as Logstash events through ZeroMQ, and collects them",
     license="MIT",
     classifiers=[
         "Environment :: Console",
@@ -31,14 +32,15 @@ setup(
         "Programming Language :: Python :: 3",
         "Topic :: System :: Logging",
     ],
-    scripts=["zmqpush.py", "zmqpush-watermark.py"],
+    scripts=["zmqpush.py", "zmqpush-watermark.py", "zmqpull.py"],
     # No modules: or setuptools looks for some by itself, and stops at what it finds.
     py_modules=[],
     python_requires=">=3.9",
     install_requires=["pyzmq>=24", "aiozmq>=1.0"],  # Debian 12 has 24.0.1 and 1.0.0
     extras_require={
         "progress": PROGRESS,
-        "test": ["hypothesis", "pytest", "pytest-timeout", "pytest-xdist", *PROGRESS],
+        "redis": REDIS,
+        "test": ["hypothesis", "pytest", "pytest-timeout", "pytest-xdist", *PROGRESS, *REDIS],
         "lint": ["mypy", "ruff", "types-setuptools", "types-tqdm"],
     },
 )

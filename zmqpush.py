@@ -142,13 +142,14 @@ def iso8601(ms: int) -> str:
     return f"{datetime.fromtimestamp(ms // 1000, timezone.utc):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """For a JSON decoder: NaN and Infinity are not JSON. Raises ValueError."""
     raise ValueError(f"{name} is not JSON")
 
 
 # Numbers stay text: they are never used, and Python refuses to read very long ones.
 STRICT_JSON = json.JSONDecoder(
-    parse_constant=_refuse_constant, parse_int=str, parse_float=str
+    parse_constant=refuse_constant, parse_int=str, parse_float=str
 ).decode
 
 
@@ -1609,6 +1610,16 @@ def tell(text: str, descriptor: int = 1) -> bool:
     return True
 
 
+def repeat(show: Callable[[], None], interval_s: float) -> None:
+    """Call `show` each `interval_s` seconds."""
+
+    def again() -> None:
+        show()
+        repeat(show, interval_s)
+
+    asyncio.get_running_loop().call_later(interval_s, again)
+
+
 class Report:
     """Tells how far things are: counters, a live line, what is waited for, and how it ended."""
 
@@ -1627,15 +1638,6 @@ class Report:
         self._link = link
         self._bar: Any = None
         self._place = f" in {options.spool}" if options.spool else ""
-
-    def repeat(self, show: Callable[[], None], interval_s: float) -> None:
-        """Call `show` each `interval_s` seconds."""
-
-        def again() -> None:
-            show()
-            self.repeat(show, interval_s)
-
-        asyncio.get_running_loop().call_later(interval_s, again)
 
     def counters(self) -> None:
         """Say the counters on stderr."""
@@ -1743,10 +1745,10 @@ async def ship(options: argparse.Namespace) -> int:
     loop.add_signal_handler(signal.SIGUSR1, report.counters)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if options.stats:
-        report.repeat(report.counters, options.stats)
+        repeat(report.counters, options.stats)
     if options.progress and os.isatty(2):
         report.live_line()
-        report.repeat(report.live_line, PROGRESS_S)
+        repeat(report.live_line, PROGRESS_S)
 
     async def deliver() -> None:
         await asyncio.gather(reading, zmq_pusher(backlog, link))
@@ -1862,16 +1864,25 @@ def checked(
     return check
 
 
+ENDPOINT = "an endpoint: tcp://HOST:PORT, port 1 to 65535, IPv6 in brackets; or ipc://PATH"
+CONNECT = checked(read_endpoint, ENDPOINT)
+BIND = checked(functools.partial(read_endpoint, to_bind=True), ENDPOINT)
+COUNT = checked(int, "a whole number from 1 up", 1, LARGEST_INT)
+INTERVAL = checked(float, "a number of seconds over 0", SHORTEST_INTERVAL_S, LARGEST_INT)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose options have environment variables, and whose errors are one line."""
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, description: str, prefix: str) -> None:
+        """`prefix` begins the names of the variables."""
         super().__init__(
             description=description,
-            epilog="Each option has an environment variable, such as ZMQPUSH_MAX_LINE.",
+            epilog=f"Each option has an environment variable, such as {prefix}STATS.",
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,  # parse() wants to know what was not said
         )
+        self._prefix = prefix
         self._actions_of: dict[str, argparse.Action] = {}  # by variable
         self._default_of: dict[str, Any] = {}
         self._place = ""
@@ -1881,7 +1892,7 @@ class Parser(argparse.ArgumentParser):
         if isinstance(default, list):
             settings["action"] = "append"
         action = self.add_argument(*names, **settings)
-        self._actions_of["ZMQPUSH_" + action.dest.upper()] = action
+        self._actions_of[self._prefix + action.dest.upper()] = action
         self._default_of[action.dest] = default
 
     def error(self, message: str) -> NoReturn:
@@ -1921,34 +1932,29 @@ def build_parser(description: str) -> Parser:
     """All options, for this program and for those that share them."""
     size = checked(read_size, "a size such as 65536, 64k, 1M or 2G")
     line_size = checked(read_line_size, "0 or a size of 4 or more")
-    count = checked(int, "a whole number from 1 up", 1, LARGEST_INT)
     count_or_0 = checked(int, "a whole number from 0 up", 0, LARGEST_INT)
-    interval = checked(float, "a number of seconds over 0", SHORTEST_INTERVAL_S, LARGEST_INT)
     linger = checked(
         lambda word: math.inf if word == "-1" else float(word), "a number of seconds, or -1", 0
     )
-    endpoint = "an endpoint: tcp://HOST:PORT, port 1 to 65535, IPv6 in brackets; or ipc://PATH"
-    connect = checked(read_endpoint, endpoint)
-    bind = checked(functools.partial(read_endpoint, to_bind=True), endpoint)
     field = checked(read_field, f"NAME=VALUE with a NAME other than {', '.join(RESERVED_FIELDS)}")
     switch: dict[str, Any] = {"action": "store_true", "default": False}
 
-    parser = Parser(description)
+    parser = Parser(description, "ZMQPUSH_")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     option = parser.option
     # fmt: off
     option("logtype", metavar="LOGTYPE", nargs="?", default="syslog",
            help="type of every event (syslog)")
-    option("-c", "--connect", metavar="ENDPOINT", type=connect, default=[],
+    option("-c", "--connect", metavar="ENDPOINT", type=CONNECT, default=[],
            help=f"connect to a collector; repeatable, they share the load ({DEFAULT_ENDPOINT})")
-    option("-b", "--bind", metavar="ENDPOINT", type=bind, default=[],
+    option("-b", "--bind", metavar="ENDPOINT", type=BIND, default=[],
            help="let collectors connect; repeatable")
     option("-f", "--field", metavar="NAME=VALUE", type=field, default=[],
            help="another string field in every event; repeatable")
     option("--timestamp", **switch, help="@timestamp: when the line was read")
     option("--format", choices=("logstash", "json", "raw"), default="logstash",
            help="json: an object is sent as it is, plus what it lacks; raw: the line (logstash)")
-    option("--batch", metavar="N", type=count, default=1,
+    option("--batch", metavar="N", type=COUNT, default=1,
            help="up to N events in a message, as a JSON array (1: one event, no array)")
     option("--max-line", metavar="SIZE", type=line_size, default=SIZE_UNITS["m"],
            help="send longer lines in pieces of this size; 0: no limit (1M)")
@@ -1972,7 +1978,7 @@ def build_parser(description: str) -> Parser:
            help="rsyslog's beginTransactionMark (BEGIN TRANSACTION)")
     option("--omprog-commit", metavar="TEXT", default="COMMIT TRANSACTION",
            help="rsyslog's commitTransactionMark (COMMIT TRANSACTION)")
-    option("--stats", metavar="SECONDS", type=interval, default=0.0,
+    option("--stats", metavar="SECONDS", type=INTERVAL, default=0.0,
            help="counters on stderr that often; SIGUSR1 asks for them at once")
     option("--progress", **switch, help="a live line on stderr, if that is a terminal (needs tqdm)")
     option("-q", "--quiet", **switch, help="no summary at the end")
@@ -2024,13 +2030,18 @@ def refuse_misfits(parser: Parser, options: argparse.Namespace) -> None:
         parser.error("--omprog-begin and --omprog-commit must be two texts")
 
 
-def main() -> None:
-    """Run the program."""
-    for descriptor in range(3):  # a closed one would be given to the next file that is opened
+def open_standard_descriptors() -> None:
+    """Open those that are closed: they would be given to the next file that is opened."""
+    for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+
+
+def main() -> None:
+    """Run the program."""
+    open_standard_descriptors()
     # Until it has seen a large block freed, glibc gives memory back to the kernel after each chunk
     # and asks for it again (mallopt(3), M_MMAP_THRESHOLD), which takes a tenth of the time.
     bytes(LARGE_BLOCK)

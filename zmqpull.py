@@ -1,0 +1,543 @@
+#!/usr/bin/env python3
+"""Collect events from ZeroMQ PUSH sockets, and write each as a line of JSON to one or more sinks.
+
+The pattern is the sink of the ZeroMQ Guide's pipeline:
+
+    PUSH --> PULL --> take() --> events_of() --> sinks: standard output, a file, Redis, SQLite
+             libzmq   what is    one event
+             queues   there      a line
+
+The next messages are taken when all sinks have the last ones. A sink that fails is tried again with
+what it lacks; meanwhile nothing is taken, libzmq's queues fill, and the senders are held back.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until there is somebody to act on them
+
+sys.dont_write_bytecode = True  # the programs may lie in a directory such as /usr/local/bin
+import zmqpush  # first: it says what is missing
+
+import argparse  # isort: skip
+import asyncio
+import contextlib
+import errno
+import itertools
+import json
+import math
+import os
+import random
+import re
+import select
+import sqlite3
+import stat
+import time
+from typing import Any, Union
+
+import zmq
+
+DEFAULT_ENDPOINT = zmqpush.DEFAULT_ENDPOINT
+MOST_FRAMES = 2000  # that are taken at a time
+FRAMES_AT_ONCE = 100  # between two looks at their size
+ENOUGH_BYTES = 1024 * 1024  # after which no more are taken
+SLICE = 1000  # events in one command to Redis
+PIPE_BUF = 4096  # bytes that a pipe takes whole if it takes any (pipe(7))
+RETRY_S = 1.0
+FULL_LIST_S = 0.2  # how often to look whether a list has room again
+GRACE_AFTER_SIGNAL_S = 2.0
+
+
+# ---- events -----------------------------------------------------------------------------------
+
+PARSE_FAILURE = "_jsonparsefailure"  # the tag of Logstash's json codec
+JSON_BLANKS = " \t\n\r"  # RFC 8259, section 2
+STRICT = json.JSONDecoder(
+    parse_constant=zmqpush.refuse_constant, parse_int=str, parse_float=str
+).raw_decode
+NOT_JSON = (ValueError, RecursionError)  # what it raises
+MARK = str(random.SystemRandom().randrange(10**17, 10**18))  # a number that no sender knows
+BETWEEN = f",{MARK},".encode()
+
+
+def events_of(frames: list[bytes]) -> list[bytes]:
+    """The events in `frames`, each a JSON object on one line, in valid UTF-8.
+
+    A frame is an object or an array of objects, as Logstash's json codec takes them; each object
+    keeps its own text. Anything else becomes an event that has it as `message`, and a tag.
+    """
+    if are_objects(BETWEEN.join(frames), len(frames)):
+        return frames
+    return [event for frame in frames for event in events_in(frame)]
+
+
+def are_objects(text: bytes, count: int) -> bool:
+    """Whether `text` is `count` JSON objects on one line, with BETWEEN between them.
+
+    To read many at once takes a fifth of the time. What is valid only together, such as the halves
+    of an object in two frames, is found out, for then a mark is not where it should be.
+    """
+    try:
+        array = f"[{text.decode()}]"
+        values, end = STRICT(array, 0)
+    except NOT_JSON:
+        return False
+    return (
+        end == len(array)
+        and "\n" not in array
+        and "\r" not in array
+        and len(values) == 2 * count - 1
+        and values[1::2] == [MARK] * (count - 1)
+        and set(map(type, values[::2])) == {dict}
+    )
+
+
+def events_in(frame: bytes) -> list[bytes]:
+    """The events of one frame."""
+    objects = frame[1:-1]  # of an array without blanks between them, as zmqpush.py makes it
+    is_array = frame[:1] == b"[" and frame[-1:] == b"]"
+    if is_array and are_objects(
+        objects.replace(b"},{", b"}" + BETWEEN + b"{"), objects.count(b"},{") + 1
+    ):
+        return objects.replace(b"},{", b"}\n{").split(b"\n")
+    try:
+        # Outside of strings a line end is a blank, and inside there is none.
+        return [re.sub("[\n\r]", " ", text).encode() for text in objects_in(frame.decode())]
+    except NOT_JSON:
+        message = frame.decode(errors="backslashreplace")
+        event = {"message": message, "tags": [PARSE_FAILURE]}
+        return [json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()]
+
+
+def objects_in(text: str) -> list[str]:
+    """The text of the object, or of each object in the array, that `text` is. Raises NOT_JSON."""
+    text = text.strip(JSON_BLANKS)
+    if text[:1] != "[":
+        return [object_at(text, 0, len(text))]
+    objects: list[str] = []
+    at = after_blanks(text, 1)
+    while text[at : at + 1] != "]" or objects:  # a comma before the end is an error
+        objects.append(object_at(text, at))
+        at = after_blanks(text, at + len(objects[-1]))
+        if text[at : at + 1] != ",":
+            break
+        at = after_blanks(text, at + 1)
+    if text[at:] != "]":
+        raise ValueError
+    return objects
+
+
+def object_at(text: str, start: int, end: int | None = None) -> str:
+    """The text of the JSON object at `start`, which ends at `end` if that is said."""
+    value, found = STRICT(text, start)
+    if type(value) is not dict or end not in (None, found):
+        raise ValueError
+    return text[start:found]
+
+
+def after_blanks(text: str, at: int) -> int:
+    """The place of the next character from `at` on that is no blank of JSON."""
+    while text[at : at + 1] and text[at] in JSON_BLANKS:
+        at += 1
+    return at
+
+
+# ---- sinks ------------------------------------------------------------------------------------
+
+
+class Trouble(Exception):
+    """A sink cannot take events now; the message says why."""
+
+
+class Descriptor:
+    """Lines into a file descriptor."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self.name = name
+        self._descriptor = descriptor
+        self._data = b""  # lines of which those from _at on are not written yet
+        self._at = 0
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        self._at_once = sys.maxsize if is_file else PIPE_BUF  # bytes that cannot block
+
+    async def write(self, events: list[bytes]) -> None:
+        """Write a line for each of `events`; after Trouble, what is missing of them."""
+        if not self._data:
+            self._data, self._at = b"\n".join(events) + b"\n", 0
+        while self._at < len(self._data):
+            await self._writable()
+            try:
+                self._at += os.write(
+                    self._descriptor, memoryview(self._data)[self._at :][: self._at_once]
+                )
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise Trouble(error.strerror) from None
+        self._data = b""
+
+    async def _writable(self) -> None:
+        """Wait, without blocking, until a pipe or a terminal takes something."""
+        if self._at_once > PIPE_BUF or select.select([], [self._descriptor], [], 0)[1]:
+            return
+        loop = asyncio.get_running_loop()
+        writable = asyncio.Event()
+        loop.add_writer(self._descriptor, writable.set)
+        try:
+            await writable.wait()
+        finally:
+            loop.remove_writer(self._descriptor)
+
+
+class File(Descriptor):
+    """Lines appended to the file at a path."""
+
+    def __init__(self, path: str) -> None:
+        """Raises OSError."""
+        super().__init__(self._open(path), path)
+
+    @staticmethod
+    def _open(path: str) -> int:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            os.write(descriptor, b"\n")  # somebody was killed in the middle of a line
+        return descriptor
+
+    def reopen(self) -> None:
+        """Go on in the file that is at the path now: the other was renamed. Raises OSError."""
+        descriptor = self._open(self.name)
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+        self._at = self._data.rfind(b"\n", 0, self._at) + 1  # of a line cut in two, all of it
+
+
+class RedisList:
+    """Events at the end of a Redis list (RPUSH): Logstash's redis input takes them, and BLPOP."""
+
+    def __init__(self, url: str, key: str, limit: int) -> None:
+        """While the list has `limit` elements (0: any number) it takes none. Raises ValueError."""
+        import redis.asyncio
+
+        self._error = redis.RedisError
+        self._client = redis.asyncio.Redis.from_url(url)
+        self._key = key
+        self._limit = limit
+        self._pushed = 0  # of the events to write
+        self.name = f"{re.sub('//.*@', '//', url)} {key}"
+
+    async def write(self, events: list[bytes]) -> None:
+        """Push `events`; after Trouble, those that were not answered for."""
+        try:
+            while self._pushed < len(events):
+                while self._limit and await self._client.llen(self._key) >= self._limit:
+                    await asyncio.sleep(FULL_LIST_S)
+                some = events[self._pushed : self._pushed + SLICE]
+                await self._client.rpush(self._key, *some)
+                self._pushed += len(some)
+        except (self._error, OSError) as error:
+            raise Trouble(str(error)) from None
+        self._pushed = 0
+
+
+class Sqlite:
+    """Events in a table, to ask with SQL."""
+
+    SCHEMA = """
+        PRAGMA journal_mode = WAL;
+        PRAGMA synchronous = FULL;
+        CREATE TABLE IF NOT EXISTS event (
+            id INTEGER PRIMARY KEY,
+            received TEXT NOT NULL,  -- UTC, ISO 8601
+            type TEXT,
+            message TEXT,
+            event TEXT NOT NULL  -- all of it, JSON
+        );
+        CREATE INDEX IF NOT EXISTS event_received ON event (received);
+        CREATE INDEX IF NOT EXISTS event_type ON event (type, received);
+    """
+
+    def __init__(self, path: str) -> None:
+        """Raises sqlite3.Error."""
+        self.name = path
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=0)  # we try again
+        self._db.executescript(self.SCHEMA)
+
+    async def write(self, events: list[bytes]) -> None:
+        """Insert `events`, all or none."""
+        received = zmqpush.iso8601(time.time_ns() // 1_000_000)
+        rows = [(received, *columns(event)) for event in events]
+        insert = "INSERT INTO event (received, type, message, event) VALUES (?, ?, ?, ?)"
+        try:
+            with self._db:  # commits, or rolls back
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany(insert, rows)
+        except sqlite3.Error as error:
+            raise Trouble(str(error)) from None
+
+
+def columns(event: bytes) -> tuple[str | None, str | None, str]:
+    """The type, the message and the whole of `event`. What is no string is written as JSON."""
+    text = event.decode()
+    members, _ = STRICT(text, 0)
+    return as_text(members.get("type")), as_text(members.get("message")), text
+
+
+def as_text(value: Any) -> str | None:
+    """`value` as SQLite takes a text: half a surrogate pair becomes `\\uNNNN`."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()
+
+
+Sink = Union[Descriptor, RedisList, Sqlite]
+
+
+def open_sinks(options: argparse.Namespace) -> list[Sink]:
+    """All that were asked for, or standard output. Ends where one cannot be."""
+    sinks: list[Sink] = []
+    try:
+        sinks += map(File, options.output)
+        if options.redis:
+            sinks.append(RedisList(options.redis, options.key, options.redis_limit))
+        sinks += map(Sqlite, options.sqlite)
+    except OSError as error:
+        zmqpush.fail(f"{error.filename}: {error.strerror}")
+    except sqlite3.Error as error:
+        zmqpush.fail(f"--sqlite {' '.join(options.sqlite)}: {error}")
+    except ValueError as error:
+        zmqpush.fail(f"--redis: {error}")
+    return sinks or [Descriptor(1, "standard output")]
+
+
+# ---- input ------------------------------------------------------------------------------------
+
+
+class Pull:
+    """The PULL socket, to wait for without polling."""
+
+    def __init__(self, bind: list[str], connect: list[str]) -> None:
+        """Bind and connect. Raises OSError, whose `filename` is the endpoint."""
+        pull: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
+        pull.setsockopt(zmq.LINGER, 0)
+        pull.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        pull.setsockopt(zmq.TCP_KEEPALIVE_IDLE, zmqpush.KEEPALIVE_AFTER_S)
+        pull.setsockopt(zmq.RECONNECT_IVL, zmqpush.RECONNECT_MS)
+        pull.setsockopt(zmq.RECONNECT_IVL_MAX, zmqpush.RECONNECT_MAX_MS)
+        for endpoint in bind:
+            pull.setsockopt(zmq.IPV6, 1)  # at IPv4 addresses too
+            try:
+                zmqpush.refuse_to_displace(endpoint)
+                pull.bind(endpoint)
+            except OSError as error:
+                why = zmq.strerror(error.errno or errno.EINVAL)
+                raise OSError(error.errno, why, endpoint) from None
+            if endpoint.endswith(":*"):
+                zmqpush.say(f"bound to {pull.getsockopt_string(zmq.LAST_ENDPOINT)}")
+        for endpoint in connect:
+            pull.setsockopt(zmq.IPV6, int("[" in endpoint))  # of a name, IPv4 addresses
+            pull.connect(endpoint)
+        self._pull = pull
+        self._recv = super(zmq.Socket, pull).recv  # of the backend: no checks, half the time
+        self._news = asyncio.Event()
+        asyncio.get_running_loop().add_reader(pull.fileno(), self.announce)
+
+    def take(self, most: int) -> list[bytes]:
+        """The frames that are there, up to `most`; each is for itself."""
+        frames: list[bytes] = []
+        with contextlib.suppress(zmq.Again):
+            while len(frames) < most and sum(map(len, frames)) < ENOUGH_BYTES:
+                some = min(FRAMES_AT_ONCE, most - len(frames))
+                frames.extend(map(self._recv, itertools.repeat(zmq.DONTWAIT, some)))
+        return frames
+
+    async def wait(self) -> None:
+        """Return when there may be more, or somebody called `announce()`."""
+        self._news.clear()
+        # The descriptor tells of a change only: of what came before, this does (zmq_getsockopt(3)).
+        if not self._pull.poll(0):
+            await self._news.wait()
+
+    def announce(self) -> None:
+        """Wake who waits."""
+        self._news.set()
+
+
+# ---- running ----------------------------------------------------------------------------------
+
+
+class Collector:
+    """Takes what comes and gives it to all sinks, until it is stopped or has enough."""
+
+    def __init__(self, pull: Pull, sinks: list[Sink], limit: float) -> None:
+        self.events = 0  # that all sinks have
+        self.bytes = 0
+        self.in_hand = 0  # events that not all sinks have
+        self.stopping = False
+        self._pull = pull
+        self._sinks = sinks
+        self._limit = limit
+        self._started_at = time.monotonic()
+
+    async def run(self) -> None:
+        """Raises BrokenPipeError where nobody reads standard output any more."""
+        while self.events < self._limit:
+            frames = self._pull.take(int(min(MOST_FRAMES, self._limit - self.events)))
+            if frames:
+                await self._give(events_of(frames))
+                await asyncio.sleep(0)  # let signals and timers have their turn
+            elif self.stopping:
+                break
+            else:
+                await self._pull.wait()
+
+    async def _give(self, events: list[bytes]) -> None:
+        if len(events) > self._limit - self.events:
+            del events[int(self._limit - self.events) :]
+        if not events:
+            return
+        self.in_hand = len(events)
+        await asyncio.gather(*(give(sink, events) for sink in self._sinks))
+        self.in_hand = 0
+        self.events += len(events)
+        self.bytes += sum(map(len, events))
+
+    def stop(self) -> None:
+        """Let it end, with what is there."""
+        self.stopping = True
+        self._pull.announce()
+
+    def counters(self) -> None:
+        """Say them on stderr."""
+        zmqpush.say(
+            f"{time.monotonic() - self._started_at:.1f}s: {self.events} events written "
+            f"({self.bytes} bytes), {self.in_hand} in hand"
+        )
+
+
+async def give(sink: Sink, events: list[bytes]) -> None:
+    """Write `events` to `sink`, however long that takes."""
+    failing = False
+    while True:
+        try:
+            await sink.write(events)
+            break
+        except Trouble as trouble:
+            if not failing:
+                zmqpush.say(f"{sink.name}: {trouble}; the senders have to wait")
+            failing = True
+            await asyncio.sleep(RETRY_S)
+    if failing:
+        zmqpush.say(f"{sink.name}: going on")
+
+
+async def collect(options: argparse.Namespace) -> int:
+    """Collect until the end; returns the exit status."""
+    sinks = open_sinks(options)
+    try:
+        pull = Pull(options.bind, options.connect)
+    except OSError as error:
+        zmqpush.fail(f"{error.filename}: {error.strerror}")
+    collector = Collector(pull, sinks, options.n or math.inf)
+    loop = asyncio.get_running_loop()
+    gave_up = loop.create_future()
+
+    def end() -> None:
+        if not gave_up.done():
+            gave_up.set_result(None)
+
+    def on_signal(number: int) -> None:
+        if collector.stopping and number == signal.SIGINT:
+            end()
+        elif not collector.stopping:
+            collector.stop()
+            loop.call_later(GRACE_AFTER_SIGNAL_S, end)
+
+    def reopen() -> None:
+        for sink in sinks:
+            if isinstance(sink, File):
+                try:
+                    sink.reopen()
+                except OSError as error:
+                    zmqpush.say(f"{sink.name}: {error.strerror}; going on in the old file")
+
+    loop.add_signal_handler(signal.SIGINT, on_signal, signal.SIGINT)
+    loop.add_signal_handler(signal.SIGTERM, on_signal, signal.SIGTERM)
+    loop.add_signal_handler(signal.SIGHUP, reopen)
+    loop.add_signal_handler(signal.SIGUSR1, collector.counters)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if options.stats:
+        zmqpush.repeat(collector.counters, options.stats)
+    collecting = loop.create_task(collector.run())
+    await asyncio.wait({collecting, gave_up}, return_when=asyncio.FIRST_COMPLETED)
+    if collecting.done():
+        with contextlib.suppress(BrokenPipeError):
+            collecting.result()
+    elif collector.in_hand:
+        zmqpush.say(f"gave up {collector.in_hand} events that could not be written")
+    if not options.quiet:
+        zmqpush.say(f"{collector.events} events written")
+    return 0 if collecting.done() or not collector.in_hand else 1
+
+
+# ---- command line -----------------------------------------------------------------------------
+
+
+def build_parser(description: str) -> zmqpush.Parser:
+    """All options."""
+    parser = zmqpush.Parser(description, "ZMQPULL_")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {zmqpush.__version__}")
+    option = parser.option
+    # fmt: off
+    option("-b", "--bind", metavar="ENDPOINT", type=zmqpush.BIND, default=[],
+           help=f"let senders connect; repeatable ({DEFAULT_ENDPOINT})")
+    option("-c", "--connect", metavar="ENDPOINT", type=zmqpush.CONNECT, default=[],
+           help="connect to a sender that binds; repeatable")
+    option("-o", "--output", metavar="FILE", default=[],
+           help="append to FILE; SIGHUP opens it anew; repeatable")
+    option("--redis", metavar="URL", default="",
+           help="push to a list in Redis, such as redis://localhost:6379/0 (needs redis)")
+    option("--key", metavar="NAME", default="logstash", help="the list's name (logstash)")
+    option("--redis-limit", metavar="N", type=zmqpush.COUNT, default=0,
+           help="wait while the list has N elements")
+    option("--sqlite", metavar="FILE", default=[],
+           help="insert into the table `event` of an SQLite database; repeatable")
+    option("-n", metavar="N", type=zmqpush.COUNT, default=0, help="end after N events")
+    option("--stats", metavar="SECONDS", type=zmqpush.INTERVAL, default=0.0,
+           help="counters on stderr that often; SIGUSR1 asks for them at once")
+    option("-q", "--quiet", action="store_true", default=False, help="no count at the end")
+    # fmt: on
+    return parser
+
+
+def parse_options(parser: zmqpush.Parser, arguments: list[str]) -> argparse.Namespace:
+    """The options, made sure to fit together."""
+    options = parser.parse(arguments)
+    options.bind = options.bind or ([] if options.connect else [DEFAULT_ENDPOINT])
+    for endpoint in options.bind:
+        if endpoint in options.connect:
+            parser.error(f"{endpoint} cannot be both bound and connected to")
+    if options.redis_limit and not options.redis:
+        parser.error("--redis-limit is for --redis")
+    if options.redis:
+        try:
+            import redis.asyncio  # noqa: F401
+        except ImportError as missing:
+            parser.error(f"--redis: {missing}; install redis")
+    return options
+
+
+def main() -> None:
+    """Run the program."""
+    zmqpush.open_standard_descriptors()
+    options = parse_options(build_parser(__doc__.partition("\n")[0]), sys.argv[1:])
+    os._exit(asyncio.run(collect(options)))  # without waiting for libzmq's threads
+
+
+if __name__ == "__main__":
+    main()
