@@ -6,7 +6,7 @@ SOURCES = zmqpush.py zmqpush-watermark.py zmqpull.py setup.py tests
 
 # What the tests and the bench work with: rsyslog with its own ZeroMQ modules, Redis, a C compiler,
 # Debian's pyzmq and aiozmq, tc.
-DEBIAN = gcc iproute2 libc6-dev libzmq3-dev python3-aiozmq python3-zmq redis-server rsyslog rsyslog-czmq
+DEBIAN = gcc iproute2 libc6-dev libzmq3-dev logrotate procps python3-aiozmq python3-zmq redis-server rsyslog rsyslog-czmq sqlite3
 
 # $(call apt_install,PACKAGES): installs those that are missing. Where that cannot be (not root,
 # another system, no network) work goes on, and the tests that need them skip.

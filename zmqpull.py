@@ -330,7 +330,7 @@ class Pull:
         pull.setsockopt(zmq.RECONNECT_IVL, zmqpush.RECONNECT_MS)
         pull.setsockopt(zmq.RECONNECT_IVL_MAX, zmqpush.RECONNECT_MAX_MS)
         for endpoint in bind:
-            pull.setsockopt(zmq.IPV6, 1)  # at IPv4 addresses too
+            pull.setsockopt(zmq.IPV6, int("[" in endpoint or "*:" in endpoint))
             try:
                 zmqpush.refuse_to_displace(endpoint)
                 pull.bind(endpoint)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Ships the newest lines of a log of this machine to a PULL socket on a free port of the loopback,
+# Ships the newest lines of a log of this machine to the collector, on a free port of the loopback,
 # and shows what arrives there. Run by `make demo`, which puts the virtual environment on the PATH.
 set -eu
 cd "$(dirname "$0")/.."
@@ -13,21 +13,22 @@ done
 lines=$($source | grep -c '')
 
 dir=$(mktemp -d)
-printer=
-trap 'kill $printer 2>/dev/null || :; rm -rf "$dir"' EXIT
+collector=
+trap 'kill $collector 2>/dev/null || :; rm -rf "$dir"' EXIT
 trap 'exit 1' INT TERM
 
 mkfifo "$dir/stderr"
-timeout "$DEADLINE_S" tests/pull_printer.py --bind 'tcp://127.0.0.1:*' -n "$lines" \
+timeout "$DEADLINE_S" ./zmqpull.py --bind 'tcp://127.0.0.1:*' -n "$lines" \
     >"$dir/arrived" 2>"$dir/stderr" &
-printer=$!
+collector=$!
 exec 3<"$dir/stderr"
-read -r endpoint <&3
+read -r _ _ _ endpoint <&3  # "zmqpull.py: bound to ..."
+echo "$ ./zmqpull.py --bind $endpoint -n $lines"
 
 set -- ./zmqpush.py demo --field "host=$(uname -n)" --connect "$endpoint"
 echo "$ $source | $*"
 $source | timeout --foreground "$DEADLINE_S" "$@"
-wait "$printer"
+wait "$collector"
 echo
 echo "What arrived at $endpoint:"
 cat "$dir/arrived"

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import DEADLINE_S, TOP, strict_json, wait_until
 
+import zmqpull
 import zmqpush
 
 README = (TOP / "README.md").read_text(encoding="utf-8")
@@ -199,15 +200,74 @@ def test_the_debian_packages_named_are_those_the_tests_install() -> None:
     assert set(packages) <= set(installed[1].split())
 
 
-def test_every_option_is_in_the_table() -> None:
-    table = re.findall(r"^\| (`.*?) \| ", section("Options"), re.MULTILINE)
-    named = set(re.findall(r"-{1,2}[a-z-]+", " ".join(table)))
-    parser = zmqpush.build_parser("")
+@pytest.mark.parametrize(
+    ("title", "parser"),
+    [("Options", zmqpush.build_parser("")), ("A collector", zmqpull.build_parser(""))],
+    ids=["zmqpush", "zmqpull"],
+)
+def test_every_option_is_in_the_table(title: str, parser: argparse.ArgumentParser) -> None:
+    table = re.findall(r"^\| (`.*?) \| ", section(title), re.MULTILINE)
+    named = set(re.findall(r"(?<!\w)-{1,2}[a-z-]+", " ".join(table)))
     known: set[str] = set()
     for action in parser._actions:
         assert isinstance(action, argparse.Action)
         known.update(action.option_strings)
     assert named == known
+
+
+def test_the_collector_prints_what_is_shown(sandbox: list[str], tmp_path: Path) -> None:
+    block = blocks(section("A collector"))[0]
+    output = run(sandbox, tmp_path, "exec 2>&1; " + commands(block)[0], peer="")
+    assert re.fullmatch(shown_output(block), output), output
+
+
+@pytest.mark.skipif(not shutil.which("logrotate"), reason="logrotate is not installed")
+def test_logrotate_rotates_the_collectors_file(sandbox: list[str], tmp_path: Path) -> None:
+    command = commands(blocks(section("A collector"))[1])[0]
+    (tmp_path / "logrotate.conf").write_text(blocks(section("A collector"), "conf")[0])
+    (tmp_path / "logrotate.conf").chmod(0o644)
+    script = f"""
+mount -t tmpfs -o mode=755 tmpfs /var/log
+{command} 2>said & collector=$!
+trap 'kill $collector' EXIT
+echo one | zmqpush.py -q
+until grep -qs one /var/log/events.json; do sleep 0.01; done
+logrotate --force --state "$PWD/state" logrotate.conf
+until [ -e /var/log/events.json ]; do sleep 0.01; done
+echo two | zmqpush.py -q
+until grep -qs two /var/log/events.json; do sleep 0.01; done
+cat /var/log/events.json.1 /var/log/events.json
+"""
+    output = run(sandbox, tmp_path, script, peer="")
+    assert [strict_json(line.encode())["message"] for line in output.splitlines()] == ["one", "two"]
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
+def test_workers_take_what_the_collector_pushed(sandbox: list[str], tmp_path: Path) -> None:
+    command = commands(blocks(section("A collector"))[2])[0]
+    script = f"""
+redis-server --save '' >redis & redis=$!
+disown
+{command} 2>said & collector=$!
+trap 'kill $redis $collector' EXIT
+echo one | zmqpush.py -q
+redis-cli --raw BLPOP logstash 10
+"""
+    key, event = run(sandbox, tmp_path, script, peer="").splitlines()
+    assert (key, strict_json(event.encode())["message"]) == ("logstash", "one")
+
+
+@pytest.mark.skipif(not shutil.which("sqlite3"), reason="sqlite3 is not installed")
+def test_the_table_can_be_asked_as_shown(sandbox: list[str], tmp_path: Path) -> None:
+    collect, ask = commands(blocks(section("A collector"))[3])
+    script = f"""
+{collect} -n 6 2>said & collector=$!
+seq 1 2 | zmqpush.py one -q
+seq 1 4 | zmqpush.py two -q
+wait $collector
+{ask}
+"""
+    assert run(sandbox, tmp_path, script, peer="") == "one|2\ntwo|4\n"
 
 
 @pytest.mark.skipif(not shutil.which("rsyslogd"), reason="rsyslogd is not installed")
