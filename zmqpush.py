@@ -1274,25 +1274,16 @@ class Omprog:
 
     async def answer(self, text: bytes) -> None:
         """Do what `text` asks for, and answer when that can be said; dots meanwhile."""
-        loop = asyncio.get_running_loop()
         asker = asyncio.current_task()
-
-        dots = loop.call_later(STILL_WORKING_S, lambda: still_working())
-
-        def still_working() -> None:
-            nonlocal dots
-            self.write(".")
-            if self.is_heard:
-                dots = loop.call_later(STILL_WORKING_S, still_working)
-            elif asker:
-                asker.cancel()
-
+        assert asker
+        self._dot_later(asker)
         try:
             answer = await self._do(text)
         except (OSError, sqlite3.Error) as error:
             answer = f"cannot write to the spool: {reason(error)}"
         finally:
-            dots.cancel()
+            self._dots.cancel()
+            self._backlog.unanswered = 0
         self.write(f"{answer}\n")
 
     async def _do(self, text: bytes) -> str:
@@ -1312,8 +1303,18 @@ class Omprog:
             return "DEFER_COMMIT"
         backlog.unanswered = len(events)
         await backlog.safe()
-        backlog.unanswered = 0
         return "OK"
+
+    def _dot_later(self, asker: asyncio.Task[Any]) -> None:
+        loop = asyncio.get_running_loop()
+        self._dots = loop.call_later(STILL_WORKING_S, self._still_working, asker)
+
+    def _still_working(self, asker: asyncio.Task[Any]) -> None:
+        self.write(".")
+        if self.is_heard:
+            self._dot_later(asker)
+        else:
+            asker.cancel()
 
 
 async def omprog_queuer(stdin: Stdin, omprog: Omprog, backlog: Backlog) -> bool:
