@@ -58,6 +58,7 @@ import json
 import math
 import operator
 import re
+import resource
 import select
 import shlex
 import socket
@@ -102,7 +103,6 @@ HANDSHAKE_S = 31.0  # a second more than ZMQ_HANDSHAKE_IVL
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
 LOAD_SIZE = 1024 * 1024  # bytes of a spool that are brought into memory at once
-GIVEN_BACK = 8 * 1024 * 1024  # bytes of a file that are given back to the disk at once
 LOG_SUFFIX = "-wal"  # of SQLite's write-ahead log
 MOST_LEFT_BEHIND = 64  # files of a spool that are taken over at once
 SYNC_INTERVAL_S = 0.005
@@ -790,6 +790,12 @@ def put_aside(path: str, error: Exception) -> None:
             os.rename(path + suffix, path + ".damaged" + suffix)
 
 
+def allow_open_files() -> None:
+    """Allow as many as the system does: each file of a spool takes three (getrlimit(2))."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def reason(error: Exception) -> str:
     """What the system or SQLite says."""
     return getattr(error, "strerror", None) or str(error)
@@ -813,7 +819,6 @@ class SpoolFile:
     SETTINGS = f"""
         PRAGMA locking_mode = EXCLUSIVE;  -- the first one, for no -shm file to be made
         PRAGMA page_size = {PAGE_SIZE};
-        PRAGMA auto_vacuum = INCREMENTAL;
         PRAGMA journal_mode = WAL;
         PRAGMA wal_autocheckpoint = 256;  -- pages
         PRAGMA secure_delete = OFF;  -- Debian zeroes what is deleted
@@ -880,6 +885,7 @@ class SpoolFile:
 
     @classmethod
     def _new(cls, directory: str) -> tuple[str, int]:
+        """The path and the locked descriptor of a new, empty file."""
         os.makedirs(directory, mode=0o700, exist_ok=True)
         while True:  # until nobody was so quick to adopt it before it was locked
             path = os.path.join(directory, f"{time.time_ns():020}-{os.getpid()}{cls.SUFFIX}")
@@ -892,16 +898,21 @@ class SpoolFile:
 
         A part of the disk is left free: without, nothing could be deleted either.
         """
-        disk = os.fstatvfs(self._lock)
-        full = disk.f_bavail * disk.f_frsize < DISK_RESERVE + chunk.size
-        if full and self._free() * self.PAGE_SIZE < chunk.size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self._disk_is_full(chunk.size):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if self._disk_is_full(chunk.size):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         insert = "INSERT INTO chunk (events, batch, crc, text) VALUES (?, ?, ?, ?)"
         number = self._db.execute(insert, chunk.row()).lastrowid
         assert number is not None
         self.events += chunk.count()
         self.size += chunk.size
         return number
+
+    def _disk_is_full(self, size: int) -> bool:
+        disk = os.fstatvfs(self._lock)
+        short = disk.f_bavail * disk.f_frsize < DISK_RESERVE + size
+        return short and self._free() * self.PAGE_SIZE < size
 
     def sync(self) -> None:
         """Return when what was appended is on the disk. On any thread."""
@@ -938,14 +949,12 @@ class SpoolFile:
             self._db.execute("DELETE FROM chunk WHERE number <= ?", (number,))
         self.forgotten = number
 
-    def shrink(self) -> bool:
-        """Give back a part of the disk that is no longer used; whether there is more to give."""
-        if self.closed or self._free() * self.PAGE_SIZE < WORTH_TRIMMING:
-            return False
-        before = self._free()
-        self._db.execute(f"PRAGMA incremental_vacuum({GIVEN_BACK // self.PAGE_SIZE})").fetchall()
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        return self._free() < before
+    def shrink(self) -> None:
+        """Give the disk back what is no longer used, if that is worth it: by a smaller copy."""
+        if not self.closed and self._free() * self.PAGE_SIZE > max(WORTH_TRIMMING, self.size):
+            old = self.path
+            self.move()
+            remove_database(old)
 
     def _free(self) -> int:
         """How many pages have nothing in them."""
@@ -957,10 +966,11 @@ class SpoolFile:
         return is_file_at(self.path, self._lock)
 
     def move(self) -> None:
-        """The file was taken away: write what it had to a new one in the same directory."""
+        """Go on in a new file of the same directory, with all that this one has."""
         path, lock = self._new(os.path.dirname(self.path))
         try:
-            self._db.execute("VACUUM INTO ?", (path,))
+            # As bytes: Python would refuse a path that is not UTF-8.
+            self._db.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(path),))
             os.fsync(lock)
             moved = SpoolFile(path, lock)
             sync_directory(os.path.dirname(path))
@@ -999,9 +1009,10 @@ class Spool(Backlog):
         """`held` tells how many messages libzmq can hold. Raises OSError and sqlite3.Error."""
         super().__init__(limit, form)
         self.unsaved = 0  # events that were put and are not on disk yet
-        self._directory = directory
+        self._directory = os.path.abspath(directory)
         self._held = held
-        self._own = SpoolFile.create(directory)
+        allow_open_files()
+        self._own = SpoolFile.create(self._directory)
         self._files = [self._own]  # all that we hold
         self._left_behind: collections.deque[SpoolFile] = collections.deque()  # not loaded whole
         self._refused: set[str] = set()  # paths that cannot be opened
@@ -1054,6 +1065,7 @@ class Spool(Backlog):
         """Return when all that was put is on the disk. Raises OSError and sqlite3.Error."""
         if not self._fresh:
             return
+        self._renew()
         own = self._own
         self._synced_at = time.monotonic()
         if self._sync_s < QUICK_SYNC_S:  # to go to a thread and back takes as long
@@ -1061,9 +1073,10 @@ class Spool(Backlog):
         else:
             await asyncio.get_running_loop().run_in_executor(None, own.sync)
         self._sync_s = time.monotonic() - self._synced_at
-        if not own.is_in_place():
-            own.move()
-            say(f"the spool was taken away; what it had to send is in {own.path} now")
+        if own.closed:  # meanwhile it was found to be damaged
+            await self.safe()
+            return
+        self._stay_in_place()
         for number, chunk in self._fresh:
             # If it comes next, and there is room, it need not be read again.
             in_turn = self._synced == own.loaded == number - 1 and not self._left_behind
@@ -1078,18 +1091,21 @@ class Spool(Backlog):
         """Nothing more will be put."""
         try:
             await self.safe()
+            self._stay_in_place()
         except (OSError, sqlite3.Error) as error:
             say(f"cannot write to the spool: {reason(error)}")
         self._ended = True
         self.announce()
 
+    def _stay_in_place(self) -> None:
+        """Where files of ours were taken away, write what they had to new ones."""
+        for file in self._files:
+            if not file.is_in_place():
+                file.move()
+                say(f"the spool was taken away; what it had to send is in {file.path} now")
+
     def _append(self, chunk: Finished) -> None:
-        if self._own.closed:
-            self._own, self._synced = SpoolFile.create(self._directory), 0
-            self._files.append(self._own)
-            again, self._fresh = self._fresh, []
-            for _, lost in again:
-                self._append(lost)
+        self._renew()
         try:
             number = self._own.append(chunk)
         except sqlite3.Error as error:
@@ -1101,6 +1117,15 @@ class Spool(Backlog):
             self._fresh.append((number, chunk))
             self._grown(chunk.size)
 
+    def _renew(self) -> None:
+        """Begin a new file, if ours was damaged, with what was just appended to that."""
+        if self._own.closed:
+            self._own, self._synced = SpoolFile.create(self._directory), 0
+            self._files.append(self._own)
+            lost, self._fresh = self._fresh, []
+            for _, chunk in lost:
+                self._append(chunk)
+
     # what zmq_pusher calls
 
     async def get(self) -> Finished | None:
@@ -1110,14 +1135,14 @@ class Spool(Backlog):
             ended = self._ended
             self._news = asyncio.get_running_loop().create_future()
             self._load()
-            self._told = self._told and bool(self._loaded or self.unsaved)
-            with contextlib.suppress(sqlite3.Error):  # what is not given back now will be later
-                while not (ended or self._loaded) and self._own.shrink():
-                    await asyncio.sleep(0)
-            if not self._loaded:
-                if ended:
-                    return None
-                await self._news
+            if self._loaded:
+                break
+            if ended:
+                return None
+            self._told = self._told and self.unsaved > 0
+            with contextlib.suppress(OSError, sqlite3.Error):  # then the next time
+                self._own.shrink()
+            await self._news
         file, number, chunk = self._loaded.popleft()
         self._sending = file, number
         self._loaded_size -= chunk.size
@@ -1185,10 +1210,12 @@ class Spool(Backlog):
             path = os.path.join(self._directory, name)
             if not name.endswith(SpoolFile.SUFFIX) or path in ours | self._refused:
                 continue
-            if len(self._files) > MOST_LEFT_BEHIND:
+            if len(self._left_behind) >= MOST_LEFT_BEHIND:
                 return
             try:
                 file = SpoolFile.adopt(path)
+            except FileNotFoundError:  # somebody else was quicker
+                continue
             except (OSError, sqlite3.Error) as error:
                 self._refused.add(path)
                 if is_damage(error):
@@ -1283,7 +1310,7 @@ class Omprog:
             answer = f"cannot write to the spool: {reason(error)}"
         finally:
             self._dots.cancel()
-            self._backlog.unanswered = 0
+        self._backlog.unanswered = 0
         self.write(f"{answer}\n")
 
     async def _do(self, text: bytes) -> str:
@@ -1568,7 +1595,7 @@ class Ending:
     def _on_signal(self, number: int) -> None:
         if self._signalled_at < math.inf:
             if number == signal.SIGINT:  # SIGTERM is sent twice by rsyslogd and systemd together
-                self._give_up()
+                self.give_up()
             return
         self._signalled_at = self._loop.time()
         if self._ended_at < math.inf:
@@ -1583,7 +1610,8 @@ class Ending:
         self._backlog.lift_limit()
         self._stdin.finish()
         # What was read may have to wait, for rsyslog's answer or for a disk: not for ever.
-        self._loop.call_later(GRACE_AFTER_SIGNAL_S + LAST_HANDOVER_S, self._give_up)
+        grace_ends_at = self._signalled_at + GRACE_AFTER_SIGNAL_S
+        self._loop.call_at(grace_ends_at + LAST_HANDOVER_S, self.give_up)
 
     def _set_timer(self) -> None:
         grace_ends_at = self._signalled_at + self._grace_s
@@ -1592,9 +1620,10 @@ class Ending:
         if self._timer:
             self._timer.cancel()
         if give_up_at < math.inf:
-            self._timer = self._loop.call_at(give_up_at, self._give_up)
+            self._timer = self._loop.call_at(give_up_at, self.give_up)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """Let the time have run out."""
         if not self.gave_up.done():
             self.gave_up.set_result(None)
 
@@ -1760,9 +1789,15 @@ async def ship(options: argparse.Namespace) -> int:
         queuer = omprog_queuer(stdin, Omprog(options, backlog), backlog)
     else:
         queuer = stdin_queuer(stdin, LineSplitter(options.max_line), backlog)
+
+    def input_ended(_: asyncio.Task[bool]) -> None:
+        ending.input_ended()
+        loop.call_later(NOTICE_AFTER_S, report.waiting)
+        if backlog.unanswered and not link.met_collector.is_set():
+            ending.give_up()  # rsyslog has gone, and will give what it has to the next program
+
     reading = loop.create_task(queuer)
-    reading.add_done_callback(lambda _: ending.input_ended())
-    reading.add_done_callback(lambda _: loop.call_later(NOTICE_AFTER_S, report.waiting))
+    reading.add_done_callback(input_ended)
     delivering = loop.create_task(deliver())
     await asyncio.wait({delivering, ending.gave_up}, return_when=asyncio.FIRST_COMPLETED)
     delivered = delivering.done()
