@@ -899,7 +899,8 @@ class SpoolFile:
         A part of the disk is left free: without, nothing could be deleted either.
         """
         if self._disk_is_full(chunk.size):
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            with contextlib.suppress(sqlite3.Error):  # for that, too, there must be some room
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             if self._disk_is_full(chunk.size):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         insert = "INSERT INTO chunk (events, batch, crc, text) VALUES (?, ?, ?, ?)"
@@ -984,6 +985,7 @@ class SpoolFile:
     def close(self) -> None:
         """Close it, and remove it if it is empty."""
         empty = not self._db.execute("SELECT 1 FROM chunk LIMIT 1").fetchall()
+        self._db.close()  # this removes the log: alone, nobody would
         if empty and self.is_in_place():
             remove_database(self.path)
         self.let_go()
@@ -1091,15 +1093,16 @@ class Spool(Backlog):
         """Nothing more will be put."""
         try:
             await self.safe()
-            self._stay_in_place()
+            if self.size:
+                self._stay_in_place()
         except (OSError, sqlite3.Error) as error:
             say(f"cannot write to the spool: {reason(error)}")
         self._ended = True
         self.announce()
 
     def _stay_in_place(self) -> None:
-        """Where files of ours were taken away, write what they had to new ones."""
-        for file in self._files:
+        """Where files of ours were taken away, write what they had to new ones, in their order."""
+        for file in sorted(self._files, key=lambda file: file.path):
             if not file.is_in_place():
                 file.move()
                 say(f"the spool was taken away; what it had to send is in {file.path} now")
