@@ -108,6 +108,7 @@ MOST_LEFT_BEHIND = 64  # files of a spool that are taken over at once
 SYNC_INTERVAL_S = 0.005
 QUICK_SYNC_S = 0.002
 SPOOL_RETRY_S = 1.0
+LOOK_INTERVAL_S = 1.0
 STILL_WORKING_S = 2.0  # rsyslog's confirmTimeout is 10 s
 PROGRESS_S = 0.5
 SHORTEST_INTERVAL_S = 0.001
@@ -1029,6 +1030,7 @@ class Spool(Backlog):
         # What may still be in this process: file, number, events, and _messages after it.
         self._uncertain: collections.deque[tuple[SpoolFile, int, int, int]] = collections.deque()
         self._gone: dict[SpoolFile, int] = {}  # numbers up to which they are to be deleted
+        self._look_at = 0.0  # time.monotonic(), for files of others
         self._told = False  # that it could not be written, since it last ran empty
         self._ended = False
         self._adopt()
@@ -1203,7 +1205,9 @@ class Spool(Backlog):
     # the files
 
     def _adopt(self) -> None:
-        """Take over the files that nobody holds, the oldest first."""
+        """Take over the files that nobody holds, the oldest first; look once a second at most."""
+        if time.monotonic() < self._look_at:
+            return
         ours = {file.path for file in self._files}
         try:
             names = sorted(os.listdir(self._directory))
@@ -1230,6 +1234,8 @@ class Spool(Backlog):
                 self._files.append(file)
                 self._left_behind.append(file)
                 self.size += file.size
+        if not self._left_behind:
+            self._look_at = time.monotonic() + LOOK_INTERVAL_S
 
     def _let_go(self, file: SpoolFile) -> None:
         """Close and remove `file` if all of it is gone and nothing will come."""
@@ -1292,6 +1298,8 @@ class Omprog:
         self._begin = os.fsencode(options.omprog_begin)
         self._commit = os.fsencode(options.omprog_commit)
         self._in_transaction = False
+        self._asker: asyncio.Task[Any] | None = None  # who waits for an answer
+        self._dots: asyncio.TimerHandle | None = None
 
     def write(self, text: str) -> None:
         """Write an answer, or a part of one. Without a reader there is no dialogue any more."""
@@ -1304,15 +1312,15 @@ class Omprog:
 
     async def answer(self, text: bytes) -> None:
         """Do what `text` asks for, and answer when that can be said; dots meanwhile."""
-        asker = asyncio.current_task()
-        assert asker
-        self._dot_later(asker)
+        self._asker = asyncio.current_task()
+        if not self._dots:  # a timer for each message would take a tenth of the time
+            self._dot_later()
         try:
             answer = await self._do(text)
         except (OSError, sqlite3.Error) as error:
             answer = f"cannot write to the spool: {reason(error)}"
         finally:
-            self._dots.cancel()
+            self._asker = None
         self._backlog.unanswered = 0
         self.write(f"{answer}\n")
 
@@ -1335,16 +1343,18 @@ class Omprog:
         await backlog.safe()
         return "OK"
 
-    def _dot_later(self, asker: asyncio.Task[Any]) -> None:
+    def _dot_later(self) -> None:
         loop = asyncio.get_running_loop()
-        self._dots = loop.call_later(STILL_WORKING_S, self._still_working, asker)
+        self._dots = loop.call_later(STILL_WORKING_S, self._still_working)
 
-    def _still_working(self, asker: asyncio.Task[Any]) -> None:
-        self.write(".")
-        if self.is_heard:
-            self._dot_later(asker)
-        else:
-            asker.cancel()
+    def _still_working(self) -> None:
+        self._dots = None
+        if self._asker:
+            self.write(".")
+            if self.is_heard:
+                self._dot_later()
+            else:
+                self._asker.cancel()
 
 
 async def omprog_queuer(stdin: Stdin, omprog: Omprog, backlog: Backlog) -> bool:
@@ -1765,7 +1775,8 @@ async def ship(options: argparse.Namespace) -> int:
     form = EventFormat(options, os.getpid())
     backlog = open_backlog(options, form, link)
     try:
-        stdin = Stdin(on_ready=backlog.announce, pace=None if options.omprog else Pace())
+        # rsyslog asks and waits: its message is all that there will be.
+        stdin = Stdin(lambda: None) if options.omprog else Stdin(backlog.announce, Pace())
     except OSError as error:
         fail(f"cannot read standard input: {error}")
     if stdin.always_ready and not backlog.limit and not options.spool:
