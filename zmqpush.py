@@ -954,9 +954,7 @@ class SpoolFile:
     def shrink(self) -> None:
         """Give the disk back what is no longer used, if that is worth it: by a smaller copy."""
         if not self.closed and self._free() * self.PAGE_SIZE > max(WORTH_TRIMMING, self.size):
-            old = self.path
             self.move()
-            remove_database(old)
 
     def _free(self) -> int:
         """How many pages have nothing in them."""
@@ -980,6 +978,8 @@ class SpoolFile:
             remove_database(path)
             os.close(lock)
             raise
+        if self.is_in_place():
+            remove_database(self.path)
         self.let_go()
         vars(self).update(path=path, _lock=lock, _db=moved._db, _log=moved._log, closed=False)
 
@@ -1020,6 +1020,7 @@ class Spool(Backlog):
         self._left_behind: collections.deque[SpoolFile] = collections.deque()  # not loaded whole
         self._refused: set[str] = set()  # paths that cannot be opened
         self._fresh: list[tuple[int, Finished]] = []  # chunks of ours, with numbers, not synced
+        self._again: list[Finished] = []  # of a damaged file, to append to another; the last first
         self._synced = 0  # number of our last one that is
         self._synced_at = 0.0
         self._sync_s = 0.0  # how long it took
@@ -1031,6 +1032,7 @@ class Spool(Backlog):
         self._uncertain: collections.deque[tuple[SpoolFile, int, int, int]] = collections.deque()
         self._gone: dict[SpoolFile, int] = {}  # numbers up to which they are to be deleted
         self._look_at = 0.0  # time.monotonic(), for files of others
+        self._will_look = False  # though nothing else happens
         self._told = False  # that it could not be written, since it last ran empty
         self._ended = False
         self._adopt()
@@ -1046,7 +1048,7 @@ class Spool(Backlog):
         count = len(messages) if form.batch == 1 else lines.count(b"\n")
         chunk = Finished(b"\n".join(messages), count, form.batch)
         self.unsaved = count
-        while self.unsaved or self._fresh:
+        while self.unsaved or self._fresh or self._again:
             try:
                 if self.unsaved:
                     self._append(chunk)
@@ -1067,9 +1069,9 @@ class Spool(Backlog):
 
     async def safe(self) -> None:
         """Return when all that was put is on the disk. Raises OSError and sqlite3.Error."""
+        self._renew()
         if not self._fresh:
             return
-        self._renew()
         own = self._own
         self._synced_at = time.monotonic()
         if self._sync_s < QUICK_SYNC_S:  # to go to a thread and back takes as long
@@ -1095,8 +1097,6 @@ class Spool(Backlog):
         """Nothing more will be put."""
         try:
             await self.safe()
-            if self.size:
-                self._stay_in_place()
         except (OSError, sqlite3.Error) as error:
             say(f"cannot write to the spool: {reason(error)}")
         self._ended = True
@@ -1123,13 +1123,19 @@ class Spool(Backlog):
             self._grown(chunk.size)
 
     def _renew(self) -> None:
-        """Begin a new file, if ours was damaged, with what was just appended to that."""
+        """If our file was damaged, begin a new one, with what was not synced to that."""
         if self._own.closed:
             self._own, self._synced = SpoolFile.create(self._directory), 0
             self._files.append(self._own)
-            lost, self._fresh = self._fresh, []
-            for _, chunk in lost:
+            self._again += [chunk for _, chunk in reversed(self._fresh)]
+            self._fresh.clear()
+        while self._again:
+            chunk = self._again.pop()
+            try:
                 self._append(chunk)
+            except (OSError, sqlite3.Error):
+                self._again.append(chunk)
+                raise
 
     # what zmq_pusher calls
 
@@ -1206,8 +1212,13 @@ class Spool(Backlog):
 
     def _adopt(self) -> None:
         """Take over the files that nobody holds, the oldest first; look once a second at most."""
-        if time.monotonic() < self._look_at:
+        now = time.monotonic()
+        if now < self._look_at:
+            if not self._will_look:
+                self._will_look = True
+                asyncio.get_running_loop().call_later(self._look_at - now, self.announce)
             return
+        self._will_look = False
         ours = {file.path for file in self._files}
         try:
             names = sorted(os.listdir(self._directory))
@@ -1235,7 +1246,7 @@ class Spool(Backlog):
                 self._left_behind.append(file)
                 self.size += file.size
         if not self._left_behind:
-            self._look_at = time.monotonic() + LOOK_INTERVAL_S
+            self._look_at = now + LOOK_INTERVAL_S
 
     def _let_go(self, file: SpoolFile) -> None:
         """Close and remove `file` if all of it is gone and nothing will come."""
@@ -1255,6 +1266,7 @@ class Spool(Backlog):
             self.size += chunk.size if held is file else 0
         if self._in_hand and self._sending[0] is file:
             self.size += self._in_hand.size
+        self._room.set()
         file.let_go()
         put_aside(file.path, error)
 
@@ -1265,14 +1277,27 @@ class Spool(Backlog):
         count = sum(file.events for file in self._files) + self.unsaved
         return count - (self.sent - self._sent_before) if self._in_hand else count
 
+    def _keep_in_place(self) -> None:
+        """Let what is left be where the next start looks; what cannot be there is not saved."""
+        try:
+            self._stay_in_place()
+        except (OSError, sqlite3.Error) as error:
+            say(f"cannot write to the spool: {reason(error)}")
+            for file in self._files:
+                if not file.is_in_place():
+                    self.unsaved += file.events
+                    file.events = 0
+
     def uncertain(self) -> int:
         """How many events are kept although they were sent: they may still be in this process."""
-        return sum(events for _, _, events, _ in self._uncertain)
+        return sum(events for _, _, events, _ in self._uncertain) + self.sent - self._sent_before
 
     def close(self, delivered: bool) -> None:
         """Everything was `delivered`, or nobody tries any longer."""
         if delivered:
             self._forget(0)
+        else:
+            self._keep_in_place()
         for file in self._files:
             with contextlib.suppress(OSError, sqlite3.Error):  # then who comes next has to see
                 file.close()
@@ -1818,10 +1843,10 @@ async def ship(options: argparse.Namespace) -> int:
     report.end_live_line()
     if delivered:
         delivering.result()  # raises what went wrong, which would be a bug
-    lost = not delivered and report.given_up()
     reading.cancel()  # has no effect but after a second signal, and then it puts stdin's flags back
     await asyncio.wait({reading})
     backlog.close(delivered)
+    lost = not delivered and report.given_up()
     if not options.quiet:
         report.summary()
     all_read = reading.cancelled() or reading.result()
