@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -27,13 +29,14 @@ from pathlib import Path
 
 import pytest
 from conftest import DEADLINE_S, TOP, Collector, Result, Shipper, strict_json, wait_until
-from rsyslog import TEMPLATE, Receiver, Rsyslogd, free_endpoint, install_program, unread
+from rsyslog import TEMPLATE, Receiver, Rsyslogd, free_endpoint, install_program
 
 Ship = Callable[..., Shipper]
 Collect = Callable[..., Collector]
 
 BEGIN, COMMIT = b"BEGIN TRANSACTION", b"COMMIT TRANSACTION"  # rsyslog's defaults
 DOT_EVERY_S = 2.0
+ENDS_AFTER_SIGNAL_S = 4.0  # it is 2.5; rsyslogd and systemd have more patience
 BOTH_WAYS = pytest.mark.parametrize("transactions", [False, True], ids=["single", "transactions"])
 
 
@@ -71,9 +74,9 @@ class Dialogue:
         return answer
 
     def ask(self, message: bytes) -> str:
-        """Write `message` and its line end, wait for the answer."""
+        """Write `message` and its line end; the answer, without the dots before it."""
         self.tell(message + b"\n")
-        return self.answer()
+        return self.answer().lstrip(".")
 
     def ask_all(self, messages: list[bytes]) -> set[str]:
         """The answers to `messages`, one after the other."""
@@ -92,7 +95,11 @@ class Dialogue:
 
     def wait_until_read(self) -> None:
         """Wait until what was written has been read."""
-        wait_until(lambda: not unread(self._stdin), "the pipe is empty")
+
+        def held() -> bytes:  # an int (pipe(7))
+            return fcntl.ioctl(self._stdin, termios.FIONREAD, bytes(4))
+
+        wait_until(lambda: not any(held()), "the pipe is empty")
 
     def hang_up(self) -> None:
         """Close both pipes, as rsyslog does to end a program."""
@@ -734,7 +741,7 @@ def test_signal_while_a_message_waits_for_a_collector_ends_it_in_time(
     rsyslog.tell(b"x\n")
     rsyslog.wait_until_read()
     rsyslog.shipper.signal(number)
-    rsyslog.shipper.process.wait(3.5)  # though its input goes on
+    rsyslog.shipper.process.wait(ENDS_AFTER_SIGNAL_S)  # though its input goes on
     assert processed(rsyslog.finish()) == 0  # and nothing was given up: rsyslog has it
 
 
@@ -745,7 +752,7 @@ def test_signal_between_messages_ends_it_in_time(
     rsyslog = dialogue("--connect", collector.endpoint)
     assert rsyslog.ask(b"x") == "OK"
     rsyslog.shipper.signal(number)
-    rsyslog.shipper.process.wait(3.5)
+    rsyslog.shipper.process.wait(ENDS_AFTER_SIGNAL_S)
     assert processed(rsyslog.finish()) == 1
     assert collector.texts(1) == ["x"]
 
@@ -852,7 +859,7 @@ if $programname == "unit" then {{
         """How many messages have left the main queue."""
         return self._queued.read_bytes().count(b" unit - - - ") if self._queued.exists() else 0
 
-    def wait_until_drained(self) -> None:
+    def wait_until_drained(self, deadline_s: float = DEADLINE_S) -> None:
         """Wait until all queues are empty; rsyslogd tells that every second."""
         begin = self._stats.stat().st_size
 
@@ -864,7 +871,7 @@ if $programname == "unit" then {{
             size = {told["name"]: told["size"] for told in told if told["origin"] == "core.queue"}
             return "main Q" in size and not any(size.values())
 
-        wait_until(is_drained, "rsyslogd's queues are empty", 3 * DEADLINE_S)
+        wait_until(is_drained, "rsyslogd's queues are empty", deadline_s)
 
 
 def numbers_of(events: list[bytes]) -> list[int]:
@@ -1113,6 +1120,7 @@ QUEUE = """queue.filename="ship" queue.size="200000" queue.timeoutEnqueue="60000
          queue.saveOnShutdown="on" queue.timeoutActionCompletion="10000" closeTimeout="2000"
          queue.workerThreads="{workers}" queue.workerThreadMinimumMessages="100" """
 BURST = 1000  # messages
+DRAINED_S = 300.0
 # Messages that may come again after a kill: SNDHWM and what libzmq writes at once; and what
 # rsyslog repeats, a batch.
 REPEATED_BY_A_KILL = 1000 + 8192 // 40 + 128
@@ -1180,7 +1188,7 @@ class Chaos:
         rsyslogd = self._rsyslogd
         if not self._is_rude:
             self.log(BURST)  # to which the last program that was killed is missed
-            rsyslogd.wait_until_drained()
+            rsyslogd.wait_until_drained(DRAINED_S)
         programs = rsyslogd.programs()
         send_to(programs, signal.SIGSTOP)
         self.log(BURST)
@@ -1204,7 +1212,7 @@ def check_chaos(
         chaos = Chaos(rsyslogd, printer, queue == ON_DISK, seed=count + transactions)
         began_at = time.monotonic()
         chaos.run(count, kills)
-        rsyslogd.wait_until_drained()
+        rsyslogd.wait_until_drained(DRAINED_S)
         rsyslogd.terminate()
         rsyslogd.wait_for_programs()
         last = ship("--connect", printer.endpoint, "--spool", spool).finish(b"")

@@ -651,6 +651,7 @@ def run_and_number(message: bytes) -> tuple[int, int]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(180)
 def test_what_was_journaled_arrives_in_order_though_shippers_are_killed_at_random_moments(
     directory: Path, endpoint: str, witness: Callable[[], Witness], ship: Ship
 ) -> None:
