@@ -463,6 +463,7 @@ class SmallDisk:
         self._ballast(pid).unlink()
 
 
+@pytest.mark.long
 @BOTH_WAYS
 def test_full_disk_is_an_error_and_when_there_is_room_the_same_message_is_taken(
     transactions: bool,
@@ -500,6 +501,7 @@ def test_full_disk_is_an_error_and_when_there_is_room_the_same_message_is_taken(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.long
 @BOTH_WAYS
 def test_ok_means_on_disk_and_in_place_even_if_the_directory_was_removed(
     transactions: bool,
@@ -528,6 +530,7 @@ def test_ok_means_on_disk_and_in_place_even_if_the_directory_was_removed(
 WITH_AND_WITHOUT_SPOOL = pytest.mark.parametrize("spooled", [False, True], ids=["memory", "spool"])
 
 
+@pytest.mark.long
 @WITH_AND_WITHOUT_SPOOL
 def test_transaction_has_the_answers_that_rsyslog_expects(
     spooled: bool, dialogue: Callable[..., Dialogue], collector: Collector, spool: str
@@ -636,6 +639,7 @@ def test_end_of_input_in_a_transaction_keeps_it_in_the_spool_for_the_next_start(
     assert sent_by_the_next_start(ship, collect, nobody, spool, 5) == texts(messages)
 
 
+@pytest.mark.long
 def test_kill_in_a_transaction_drops_nothing_of_what_was_answered(
     dialogue: Callable[..., Dialogue], nobody: str, spool: str, ship: Ship, collect: Collect
 ) -> None:
@@ -683,6 +687,7 @@ def test_closed_stdout_is_a_clean_end(
     assert collector.texts(2) == ["heard", "not heard"]
 
 
+@pytest.mark.long
 @WITH_AND_WITHOUT_SPOOL
 def test_rsyslogs_death_while_nothing_waits_is_a_clean_end(
     spooled: bool, dialogue: Callable[..., Dialogue], collector: Collector, spool: str
@@ -694,6 +699,7 @@ def test_rsyslogs_death_while_nothing_waits_is_a_clean_end(
     assert collector.texts(5) == texts(numbered(5))
 
 
+@pytest.mark.long
 def test_rsyslogs_death_while_a_message_waits_for_a_collector_is_a_clean_end(
     dialogue: Callable[..., Dialogue], nobody: str
 ) -> None:
@@ -757,6 +763,7 @@ def test_signal_between_messages_ends_it_in_time(
     assert collector.texts(1) == ["x"]
 
 
+@pytest.mark.long
 @WITH_AND_WITHOUT_SPOOL
 def test_after_sigterm_rsyslog_is_answered_until_it_is_done(
     spooled: bool, dialogue: Callable[..., Dialogue], collector: Collector, spool: str
@@ -924,6 +931,7 @@ def logger(tmp_path: Path) -> Iterator[Callable[..., Logger]]:
         yield start
 
 
+@pytest.mark.long
 @WITH_AND_WITHOUT_SPOOL
 @BOTH_WAYS
 def test_every_message_of_rsyslog_arrives_once(
@@ -947,6 +955,7 @@ def test_every_message_of_rsyslog_arrives_once(
     assert len(receiver.received()) == 3000
 
 
+@pytest.mark.long
 def test_rsyslogs_own_marks_are_known(logger: Callable[..., Logger], collector: Collector) -> None:
     rsyslogd = logger(
         collector.endpoint,
@@ -960,6 +969,7 @@ def test_rsyslogs_own_marks_are_known(logger: Callable[..., Logger], collector: 
     assert set(summaries(rsyslogd.output()).values()) == {20}
 
 
+@pytest.mark.long
 @BOTH_WAYS
 def test_rsyslog_keeps_what_waits_for_a_collector(
     transactions: bool, logger: Callable[..., Logger], nobody: str, collect: Collect
@@ -979,6 +989,7 @@ def test_rsyslog_keeps_what_waits_for_a_collector(
     assert "did not respond" not in rsyslogd.reported()
 
 
+@pytest.mark.long
 @BOTH_WAYS
 def test_rsyslog_repeats_what_could_not_be_written(
     transactions: bool,
@@ -1008,6 +1019,7 @@ queue.workerThreads="4" queue.workerThreadMinimumMessages="100"
 """
 
 
+@pytest.mark.long
 @BOTH_WAYS
 def test_several_programs_share_a_spool(
     transactions: bool, logger: Callable[..., Logger], receiver: Receiver, spool: str
@@ -1028,6 +1040,7 @@ def test_several_programs_share_a_spool(
     assert os.listdir(spool) == []
 
 
+@pytest.mark.long
 @WITH_AND_WITHOUT_SPOOL
 def test_programs_of_a_killed_rsyslogd_end(
     spooled: bool, logger: Callable[..., Logger], collector: Collector, spool: str
