@@ -966,7 +966,8 @@ class SpoolFile:
         chunks: list[tuple[int, Finished]] = []
         size = 0
         try:
-            for number, *row in () if self.closed else self._db.execute(select, (self.loaded,)):
+            nothing = self.closed or self.loaded >= until
+            for number, *row in () if nothing else self._db.execute(select, (self.loaded,)):
                 if number > until or size >= LOAD_SIZE:
                     break
                 chunk = Finished.of_row(*row)
@@ -1188,8 +1189,6 @@ class Spool(Backlog):
             if ended:
                 return None
             self._told = self._told and self.unsaved > 0
-            with contextlib.suppress(OSError, sqlite3.Error):  # then the next time
-                self._own.shrink()
             await self._news
         file, number, chunk = self._loaded.popleft()
         self._sending = file, number
@@ -1248,7 +1247,10 @@ class Spool(Backlog):
     # the files
 
     def _adopt(self) -> None:
-        """Take over the files that nobody holds, the oldest first; look once a second at most."""
+        """Nothing waits: give disk back, and take over the files that nobody holds, oldest first.
+
+        Not more often than once a second.
+        """
         now = time.monotonic()
         if now < self._look_at:
             if not self._will_look:
@@ -1256,6 +1258,8 @@ class Spool(Backlog):
                 asyncio.get_running_loop().call_later(self._look_at - now, self.announce)
             return
         self._will_look = False
+        with contextlib.suppress(OSError, sqlite3.Error):  # then the next time
+            self._own.shrink()
         ours = {file.path for file in self._files}
         try:
             names = sorted(os.listdir(self._directory))
