@@ -107,6 +107,7 @@ HANDSHAKE_S = 31.0  # a second more than ZMQ_HANDSHAKE_IVL
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
 LOAD_SIZE = 1024 * 1024  # bytes of a spool that are brought into memory at once
+GIVEN_BACK = 8 * 1024 * 1024  # bytes of a file that are given back to the disk at once
 LOG_SUFFIX = "-wal"  # of SQLite's write-ahead log
 MOST_LEFT_BEHIND = 64  # files of a spool that are taken over at once
 SYNC_INTERVAL_S = 0.005
@@ -970,7 +971,7 @@ class SpoolFile:
         if self.closed or self._free() * self.PAGE_SIZE < WORTH_TRIMMING:
             return False
         before = self._free()
-        self._db.execute(f"PRAGMA incremental_vacuum({LOAD_SIZE // self.PAGE_SIZE})").fetchall()
+        self._db.execute(f"PRAGMA incremental_vacuum({GIVEN_BACK // self.PAGE_SIZE})").fetchall()
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return self._free() < before
 
@@ -1138,7 +1139,7 @@ class Spool(Backlog):
             self._load()
             self._told = self._told and bool(self._loaded or self.unsaved)
             with contextlib.suppress(sqlite3.Error):  # what is not given back now will be later
-                while not self._loaded and self._own.shrink():
+                while not (ended or self._loaded) and self._own.shrink():
                     await asyncio.sleep(0)
             if not self._loaded:
                 if ended:
