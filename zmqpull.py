@@ -52,12 +52,15 @@ ENOUGH_BYTES = 1024 * 1024  # after which no more are taken
 SLICE = 1000  # events in one command to Redis
 PIPE_BUF = 4096  # bytes that a pipe takes whole if it takes any (pipe(7))
 RETRY_S = 1.0
+OPENING_S = 5.0  # how long a database may be in use by another when we begin
+BUSY_MS = 100  # and later, without a word about it
 MOST_OFFERS = 100  # that are taken at a time
 MOST_RECORDS = 10_000  # of shippers that are kept in memory, for a file
 RECORD_LASTS_S = 30 * 86400  # a shipper that was not here for so long is forgotten
-HIGHEST_NUMBER = 2**53  # of a chunk; Redis' Lua has no greater one
+HIGHEST_NUMBER = 2**53 - 1  # of a chunk; from there on Redis' Lua cannot count
 FULL_LIST_S = 0.2  # how often to look whether a list has room again
 GRACE_AFTER_SIGNAL_S = 2.0
+LAST_ANSWERS_MS = 500
 
 
 # ---- events -----------------------------------------------------------------------------------
@@ -272,8 +275,11 @@ class Descriptor:
         return records
 
     def _sync(self) -> None:
-        with contextlib.suppress(OSError):  # a pipe, a terminal
+        try:
             os.fsync(self._descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EROFS):  # a pipe, a terminal
+                raise Trouble(error.strerror) from None
 
     async def _writable(self) -> None:
         """Wait, without blocking, until a pipe or a terminal takes something."""
@@ -406,8 +412,10 @@ class Sqlite:
     def __init__(self, path: str) -> None:
         """Raises sqlite3.Error."""
         self.name = path
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=0)  # we try again
+        # Another collector may be there, too. It is soon done, so wait; later, if not, we try again.
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=OPENING_S)
         self._db.executescript(self.SCHEMA)
+        self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
 
     async def write(self, events: list[bytes]) -> None:
         """Insert `events`, all or none."""
@@ -572,6 +580,11 @@ class Router(Pull):
         with contextlib.suppress(zmq.Again):
             self._pull.send_multipart([peer, header], zmq.DONTWAIT)
 
+    def close(self) -> None:
+        """Return when the last answers are sent, or nobody takes them."""
+        self._pull.close(LAST_ANSWERS_MS)
+        zmq.Context.instance().term()
+
     def _say_once(self, text: str) -> None:
         if not self._told:
             zmqpush.say(text)
@@ -597,9 +610,11 @@ class Collector:
     async def run(self) -> None:
         """Raises BrokenPipeError where nobody reads standard output any more."""
         while self.events < self._limit:
-            if not await self._take():
-                if self.stopping:
-                    break
+            taken = await self._take()
+            # What is not acknowledged, its shipper keeps: there it need not be taken first.
+            if self.stopping and (not taken or isinstance(self._pull, Router)):
+                break
+            if not taken:
                 await self._pull.wait()
             await asyncio.sleep(0)  # let signals and timers have their turn
 
@@ -719,6 +734,8 @@ async def collect(options: argparse.Namespace) -> int:
             collecting.result()
     elif collector.in_hand:
         zmqpush.say(f"gave up {collector.in_hand} events that could not be written")
+    if isinstance(pull, Router):
+        pull.close()
     if not options.quiet:
         zmqpush.say(f"{collector.events} events written")
     return 0 if collecting.done() or not collector.in_hand else 1

@@ -715,9 +715,9 @@ class Backlog:
             self._in_hand.append(chunk)
         return chunk
 
-    def place(self, chunk: Chunk | Finished) -> tuple[bytes, int, int]:
-        """Of a chunk in hand: whose it is (16 bytes), its number, and the first that is held."""
-        return self._id, chunk.number, self._in_hand[0].number
+    def shipper_of(self, chunk: Chunk | Finished) -> bytes:
+        """Whose it is: 16 bytes, which belong to this process or to a file."""
+        return self._id
 
     def done(self, chunk: Chunk | Finished, messages: int) -> None:
         """`chunk` was taken by libzmq, or acknowledged, whole, as so many messages."""
@@ -1150,10 +1150,9 @@ class Spool(Backlog):
         self._in_hand.append(chunk)
         return chunk
 
-    def place(self, chunk: Chunk | Finished) -> tuple[bytes, int, int]:
-        """Of a chunk in hand: whose it is (16 bytes), its number, and the first that is held."""
-        file = self._file_of(chunk)
-        return file.id, chunk.number, file.forgotten + 1
+    def shipper_of(self, chunk: Chunk | Finished) -> bytes:
+        """Whose it is: 16 bytes, which belong to this process or to a file."""
+        return self._file_of(chunk).id
 
     def done(self, chunk: Chunk | Finished, messages: int) -> None:
         """`chunk` was taken by libzmq, whole, as so many messages."""
@@ -1587,33 +1586,70 @@ ACK_ANSWER = struct.Struct(">BB16sQ")  # version, kind, shipper, number
 
 
 class Window:
-    """The chunks that were sent and are not known to be safe, in the order of sending. Pure."""
+    """The chunks that are not known to be safe, in order, and what a connection has had. Pure."""
 
     def __init__(self) -> None:
         self.size = 0  # bytes
-        self._chunks: dict[tuple[bytes, int], Chunk | Finished] = {}
+        self._chunks: dict[bytes, collections.deque[Chunk | Finished]] = {}  # by shipper
+        self._unsent: collections.deque[tuple[bytes, Chunk | Finished]] = collections.deque()
 
     def add(self, shipper: bytes, chunk: Chunk | Finished) -> None:
-        """`chunk` of `shipper` is on its way."""
-        self._chunks[shipper, chunk.number] = chunk
+        """`chunk` is the next one of `shipper`."""
+        self._chunks.setdefault(shipper, collections.deque()).append(chunk)
+        self._unsent.append((shipper, chunk))
         self.size += chunk.size
 
     def safe(self, shipper: bytes, number: int) -> list[Chunk | Finished]:
         """All of `shipper` up to `number` is safe: forget it; returns what was forgotten."""
-        places = [place for place in self._chunks if place[0] == shipper and place[1] <= number]
-        chunks = [self._chunks.pop(place) for place in places]
+        held = self._chunks.get(shipper, collections.deque())
+        chunks = []
+        while held and held[0].number <= number:
+            chunks.append(held.popleft())
+        if not held:
+            self._chunks.pop(shipper, None)
         self.size -= sum(chunk.size for chunk in chunks)
         return chunks
 
-    def chunks(self) -> list[Chunk | Finished]:
-        """All of them, the oldest first."""
-        return list(self._chunks.values())
+    def again(self) -> None:
+        """The connection is new: it has had nothing."""
+        self._unsent.clear()
+        for shipper, held in self._chunks.items():
+            self._unsent.extend((shipper, chunk) for chunk in held)
+
+    def message(self) -> list[bytes] | None:
+        """The frames of the next chunk that the connection has not had; None if it had all."""
+        while self._unsent:
+            shipper, chunk = self._unsent.popleft()
+            held = self._chunks.get(shipper)
+            if held and held[0].number <= chunk.number:  # it has not become safe meanwhile
+                kind = ACK_LINES if chunk.count() > chunk.batch else ACK_ONE
+                place = chunk.number, held[0].number
+                return [ACK_HEADER.pack(ACK_VERSION, kind, shipper, *place), chunk.text()]
+        return None
+
+    def questions(self) -> list[bytes]:
+        """For each shipper, the frame that asks what is safe."""
+        return [ACK_HEADER.pack(ACK_VERSION, ACK_QUERY, shipper, 0, 0) for shipper in self._chunks]
+
+
+def read_answer(frames: list[bytes]) -> tuple[bytes, int]:
+    """Whose chunks are safe, and up to which number. Raises ValueError where that is not said."""
+    try:
+        (answer,) = frames
+        version, kind, shipper, number = ACK_ANSWER.unpack(answer)
+    except (ValueError, struct.error) as error:
+        raise ValueError(str(error)) from None
+    if (version, kind) != (ACK_VERSION, ACK_SAFE):
+        raise ValueError(f"version {version}, kind {kind}")
+    return shipper, number
 
 
 class AckLink(Link):
     """A DEALER socket that is connected to one collector at a time.
 
-    TCP loses nothing on a connection that stands, so what was sent is sent again on a new one only.
+    TCP loses nothing on a connection that stands, so what was sent is sent again on a new one only;
+    and not before the collector has told what it has. One that is stuck would otherwise be given
+    all of it at each attempt, and have to keep it.
     A collector that does not answer is asked; when it is silent then, too, the next one is tried.
     """
 
@@ -1625,32 +1661,38 @@ class AckLink(Link):
         super().__init__(high_water, low_water)
         self._window = Window()
         self._endpoints = itertools.cycle(endpoints)
-        self._greeted = False  # the connection in use has made its handshake
-        self._endpoint = ""
-        self._patience_s = ANSWER_S  # grows while nobody answers
+        self._endpoint = ""  # of the collector in use
+        self._looked_up: set[str] = set()  # endpoints whose names are being resolved
+        self._welcome = False  # the connection stands, and chunks may be sent
         self._asked = False
+        self._told = False  # that somebody talks nonsense
+        self._patience_s = ANSWER_S  # grows while nobody answers
         self._late: asyncio.TimerHandle | None = None
         self._progress = asyncio.Event()
 
     async def run(self, backlog: Backlog) -> None:
         """Send the backlog, oldest chunk first, until its end; return when all of it is safe."""
         self._backlog = backlog
+        self.transport.set_write_buffer_limits(high=0, low=0)  # tell us when it is empty
+        self._push.setsockopt(zmq.IMMEDIATE, 0)  # or answers that came just before the end are lost
         self._dial()
         while chunk := await backlog.get():
             while self._window.size >= WINDOW_SIZE:
                 await self._until_progress()
-            self._window.add(backlog.place(chunk)[0], chunk)
-            self._send_chunk(chunk)
+            self._window.add(backlog.shipper_of(chunk), chunk)
+            self._send_chunks()
             if not self._late:
                 self._wait_for_answer()
         while self._window.size:
             await self._until_progress()
 
-    def _send_chunk(self, chunk: Chunk | Finished) -> None:
-        if self._greeted:
-            kind = ACK_LINES if chunk.count() > chunk.batch else ACK_ONE
-            header = ACK_HEADER.pack(ACK_VERSION, kind, *self._backlog.place(chunk))
-            self.transport.write([header, chunk.text()])
+    def _send_chunks(self) -> None:
+        """Send those that the connection has not had, as long as libzmq takes them."""
+        while self._welcome and not self.transport.get_write_buffer_size():
+            message = self._window.message()
+            if not message:
+                return
+            self.transport.write(message)
 
     async def _until_progress(self) -> None:
         self._progress.clear()
@@ -1665,47 +1707,72 @@ class AckLink(Link):
             self._late = self._loop.call_later(self._patience_s, self._answer_is_late)
 
     def _answer_is_late(self) -> None:
-        if self._greeted and not self._asked:
-            self._asked = True
-            for shipper in {self._backlog.place(chunk)[0] for chunk in self._window.chunks()}:
-                query = ACK_HEADER.pack(ACK_VERSION, ACK_QUERY, shipper, 0, 0)
-                self.transport.write([query])
+        if self._welcome and not self._asked:
+            self._ask()
         else:
             self._patience_s = min(2 * self._patience_s, LONGEST_PATIENCE_S)
             self._dial()
         self._wait_for_answer()
+
+    def _ask(self) -> None:
+        """Let the collector tell what is safe."""
+        self._asked = True
+        for question in self._window.questions():
+            self.transport.write([question])
 
     def _dial(self) -> None:
         """Leave the collector in use; connect to the next one."""
         if self._endpoint:
             with contextlib.suppress(zmq.ZMQError):
                 self._push.disconnect(self._endpoint)
-        self._asked = False
+        self._welcome = False
+        for _, old_enough in self.connections.values():  # libzmq does not tell that it closes them
+            old_enough.cancel()
+        self.connections.clear()
         self._endpoint = next(self._endpoints)
         self.connect(self._endpoint)
 
+    async def close(self) -> None:
+        """Leave at once: all is safe, and what has not gone out yet need not."""
+        self.transport.abort()
+        await super().close()
+
+    def connect(self, endpoint: str) -> None:
+        """Connect, at once or when the name resolves: that may take longer than our patience."""
+        if endpoint not in self._looked_up:
+            self._looked_up.add(endpoint)
+            super().connect(endpoint)
+
     def _connect_to(self, endpoint: str, ipv6: bool = False) -> None:
+        self._looked_up.discard(endpoint)
         if endpoint == self._endpoint:  # not one that was left before its name resolved
             super()._connect_to(endpoint, ipv6)
 
     # what the transport calls
 
+    def resume_writing(self) -> None:
+        self._send_chunks()
+
     def event_received(self, event: Any) -> None:
-        super().event_received(event)
         if event.event == zmq.EVENT_DISCONNECTED:
-            self._greeted = self._greeted and bool(self.connections)
-        elif event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._greeted = True
+            self._welcome = False
+            if event.value not in self.connections:  # one that was left
+                return
+        super().event_received(event)
+        if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._window.again()
             self._asked = False
-            for chunk in self._window.chunks():
-                self._send_chunk(chunk)
+            self._welcome = not self._window.size
+            if not self._welcome:
+                self._ask()
 
     def msg_received(self, msg: list[bytes]) -> None:
         try:
-            version, kind, shipper, number = ACK_ANSWER.unpack(msg[0])
-        except struct.error:
-            return
-        if (version, kind) != (ACK_VERSION, ACK_SAFE):
+            shipper, number = read_answer(msg)
+        except ValueError as error:
+            if not self._told:
+                say(f"{self._endpoint} does not speak the protocol of --ack: {error}")
+            self._told = True
             return
         chunks = self._window.safe(shipper, number)
         for chunk in chunks:
@@ -1713,9 +1780,12 @@ class AckLink(Link):
             self._backlog.done(chunk, 0)
         if chunks:
             self._patience_s = ANSWER_S
-            self._asked = False
             self._wait_for_answer()
             self._progress.set()
+        if chunks or not self._welcome:
+            self._asked = False
+        self._welcome = True
+        self._send_chunks()
 
 
 # ---- running ----------------------------------------------------------------------------------
