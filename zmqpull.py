@@ -60,6 +60,7 @@ RECORD_LASTS_S = 30 * 86400  # a shipper that was not here for so long is forgot
 HIGHEST_NUMBER = 2**53 - 1  # of a chunk; from there on Redis' Lua cannot count
 FULL_LIST_S = 0.2  # how often to look whether a list has room again
 GRACE_AFTER_SIGNAL_S = 2.0
+LAST_WRITE_S = 0.5  # of these are for what is in hand: what comes may have no end
 LAST_ANSWERS_MS = 500
 
 
@@ -303,11 +304,22 @@ class File(Descriptor):
 
     @staticmethod
     def _open(path: str) -> int:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            os.write(descriptor, b"\n")  # somebody was killed in the middle of a line
-        return descriptor
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+    async def write(self, events: list[bytes]) -> None:
+        """Write a line for each of `events`; after Trouble, what is missing of them."""
+        if self._data[self._at - 1 : self._at] in (b"", b"\n"):  # the next byte begins a line
+            self._end_line()
+        await super().write(events)
+
+    def _end_line(self) -> None:
+        """End the last line of the file: somebody was killed in the middle of it."""
+        size = os.fstat(self._descriptor).st_size
+        if size and os.pread(self._descriptor, 1, size - 1) not in (b"", b"\n"):
+            try:
+                os.write(self._descriptor, b"\n")
+            except OSError as error:
+                raise Trouble(error.strerror) from None
 
     def reopen(self) -> None:
         """Go on in the file that is at the path now: the other was renamed. Raises OSError."""
@@ -346,6 +358,11 @@ class RedisList:
         self._error = redis.RedisError
         self._client = redis.asyncio.Redis.from_url(url)
         self._keep = self._client.register_script(self.KEEP)
+        pool: Any = self._client.connection_pool
+        try:
+            pool.make_connection()  # to know now what is wrong, and not at the first event
+        except (TypeError, redis.RedisError) as error:
+            raise ValueError(error) from None
         self._key = key
         self._limit = limit
         self._pushed = 0  # of the events to write
@@ -465,18 +482,41 @@ def now() -> str:
 
 
 def columns(event: bytes) -> tuple[str | None, str | None, str]:
-    """The type, the message and the whole of `event`. What is no string is written as JSON."""
+    """The type, the message and the whole of `event`."""
     text = event.decode()
-    members, _ = STRICT(text, 0)
-    return as_text(members.get("type")), as_text(members.get("message")), text
+    try:
+        members, _ = STRICT(text, after_blanks(text, 0))
+        return column("type", members, text), column("message", members, text), text
+    except RecursionError:  # events_of() could just read it, with less on the stack
+        return None, None, text
 
 
-def as_text(value: Any) -> str | None:
-    """`value` as SQLite takes a text: half a surrogate pair becomes `\\uNNNN`."""
+def column(name: str, members: dict[str, Any], text: str) -> str | None:
+    """The member `name` as SQLite takes a text: half a surrogate pair becomes `\\uNNNN`.
+
+    What is no string is the JSON that it is in `text`, which is that of the object.
+    """
+    value = members.get(name)
     if value is None:
         return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.encode(errors="backslashreplace").decode()
+    if not isinstance(value, str):
+        value = text_of(name, text)
+    return value.encode(errors="backslashreplace").decode()
+
+
+def text_of(name: str, text: str) -> str:
+    """The text of the value of the (last) member `name` in that of an object."""
+    found = ""
+    at = after_blanks(text, text.index("{") + 1)
+    while text[at] != "}":
+        key, at = STRICT(text, at)
+        start = after_blanks(text, after_blanks(text, at) + 1)  # behind the colon
+        _, at = STRICT(text, start)
+        if key == name:
+            found = text[start:at]
+        at = after_blanks(text, at)
+        at = after_blanks(text, at + (text[at] == ","))
+    return found
 
 
 Sink = Union[Descriptor, RedisList, Sqlite]
@@ -520,7 +560,7 @@ class Pull:
             try:
                 zmqpush.refuse_to_displace(endpoint)
                 pull.bind(endpoint)
-            except OSError as error:
+            except (OSError, zmq.ZMQError) as error:
                 why = zmq.strerror(error.errno or errno.EINVAL)
                 raise OSError(error.errno, why, endpoint) from None
             if endpoint.endswith(":*"):
@@ -532,7 +572,7 @@ class Pull:
         self._recv = super(zmq.Socket, pull).recv  # of the backend: no checks, half the time
         self._told = False
         self._news = asyncio.Event()
-        asyncio.get_running_loop().add_reader(pull.fileno(), self.announce)
+        asyncio.get_running_loop().add_reader(pull.fileno(), self._on_event)
 
     def take(self, most: int) -> list[bytes]:
         """The frames that are there, up to `most`; each is for itself."""
@@ -553,6 +593,10 @@ class Pull:
     def announce(self) -> None:
         """Wake who waits."""
         self._news.set()
+
+    def _on_event(self) -> None:
+        self._pull.getsockopt(zmq.EVENTS)  # until somebody asks, the descriptor stays readable
+        self.announce()
 
 
 class Router(Pull):
@@ -602,6 +646,7 @@ class Collector:
         self.bytes = 0
         self.in_hand = 0  # events that not all sinks have
         self.stopping = False
+        self.has_enough = False
         self._pull = pull
         self._sinks = sinks
         self._limit = limit
@@ -609,7 +654,7 @@ class Collector:
 
     async def run(self) -> None:
         """Raises BrokenPipeError where nobody reads standard output any more."""
-        while self.events < self._limit:
+        while self.events < self._limit and not self.has_enough:
             taken = await self._take()
             # What is not acknowledged, its shipper keeps: there it need not be taken first.
             if self.stopping and (not taken or isinstance(self._pull, Router)):
@@ -662,6 +707,10 @@ class Collector:
         self.stopping = True
         self._pull.announce()
 
+    def take_no_more(self) -> None:
+        """Let it end with what it has in hand."""
+        self.has_enough = True
+
     def counters(self) -> None:
         """Say them on stderr."""
         zmqpush.say(
@@ -710,6 +759,7 @@ async def collect(options: argparse.Namespace) -> int:
             end()
         elif not collector.stopping:
             collector.stop()
+            loop.call_later(GRACE_AFTER_SIGNAL_S - LAST_WRITE_S, collector.take_no_more)
             loop.call_later(GRACE_AFTER_SIGNAL_S, end)
 
     def reopen() -> None:
@@ -733,7 +783,10 @@ async def collect(options: argparse.Namespace) -> int:
         with contextlib.suppress(BrokenPipeError):
             collecting.result()
     elif collector.in_hand:
-        zmqpush.say(f"gave up {collector.in_hand} events that could not be written")
+        zmqpush.say(
+            f"gave up at most {collector.in_hand} events that could not be written, "
+            "and what libzmq held, which it does not tell"
+        )
     if isinstance(pull, Router):
         pull.close()
     if not options.quiet:

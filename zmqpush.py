@@ -59,6 +59,7 @@ import json
 import math
 import operator
 import re
+import resource
 import select
 import shlex
 import socket
@@ -107,12 +108,12 @@ HANDSHAKE_S = 31.0  # a second more than ZMQ_HANDSHAKE_IVL
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
 LOAD_SIZE = 1024 * 1024  # bytes of a spool that are brought into memory at once
-GIVEN_BACK = 8 * 1024 * 1024  # bytes of a file that are given back to the disk at once
 LOG_SUFFIX = "-wal"  # of SQLite's write-ahead log
 MOST_LEFT_BEHIND = 64  # files of a spool that are taken over at once
 SYNC_INTERVAL_S = 0.005
 QUICK_SYNC_S = 0.002
 SPOOL_RETRY_S = 1.0
+LOOK_INTERVAL_S = 1.0
 STILL_WORKING_S = 2.0  # rsyslog's confirmTimeout is 10 s
 PROGRESS_S = 0.5
 SHORTEST_INTERVAL_S = 0.001
@@ -814,6 +815,12 @@ def put_aside(path: str, error: Exception) -> None:
             os.rename(path + suffix, path + ".damaged" + suffix)
 
 
+def allow_open_files() -> None:
+    """Allow as many as the system does: each file of a spool takes three (getrlimit(2))."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def reason(error: Exception) -> str:
     """What the system or SQLite says."""
     return getattr(error, "strerror", None) or str(error)
@@ -837,7 +844,6 @@ class SpoolFile:
     SETTINGS = f"""
         PRAGMA locking_mode = EXCLUSIVE;  -- the first one, for no -shm file to be made
         PRAGMA page_size = {PAGE_SIZE};
-        PRAGMA auto_vacuum = INCREMENTAL;
         PRAGMA journal_mode = WAL;
         PRAGMA wal_autocheckpoint = 256;  -- pages
         PRAGMA secure_delete = OFF;  -- Debian zeroes what is deleted
@@ -907,6 +913,7 @@ class SpoolFile:
 
     @classmethod
     def _new(cls, directory: str) -> tuple[str, int]:
+        """The path and the locked descriptor of a new, empty file."""
         os.makedirs(directory, mode=0o700, exist_ok=True)
         while True:  # until nobody was so quick to adopt it before it was locked
             path = os.path.join(directory, f"{time.time_ns():020}-{os.getpid()}{cls.SUFFIX}")
@@ -919,16 +926,22 @@ class SpoolFile:
 
         A part of the disk is left free: without, nothing could be deleted either.
         """
-        disk = os.fstatvfs(self._lock)
-        full = disk.f_bavail * disk.f_frsize < DISK_RESERVE + chunk.size
-        if full and self._free() * self.PAGE_SIZE < chunk.size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self._disk_is_full(chunk.size):
+            with contextlib.suppress(sqlite3.Error):  # for that, too, there must be some room
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if self._disk_is_full(chunk.size):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         insert = "INSERT INTO chunk (events, batch, crc, text) VALUES (?, ?, ?, ?)"
         number = self._db.execute(insert, chunk.row()).lastrowid
         assert number is not None
         chunk.file, chunk.number = self, number
         self.events += chunk.count()
         self.size += chunk.size
+
+    def _disk_is_full(self, size: int) -> bool:
+        disk = os.fstatvfs(self._lock)
+        short = disk.f_bavail * disk.f_frsize < DISK_RESERVE + size
+        return short and self._free() * self.PAGE_SIZE < size
 
     def sync(self) -> None:
         """Return when what was appended is on the disk. On any thread."""
@@ -966,14 +979,10 @@ class SpoolFile:
             self._db.execute("DELETE FROM chunk WHERE number <= ?", (number,))
         self.forgotten = number
 
-    def shrink(self) -> bool:
-        """Give back a part of the disk that is no longer used; whether there is more to give."""
-        if self.closed or self._free() * self.PAGE_SIZE < WORTH_TRIMMING:
-            return False
-        before = self._free()
-        self._db.execute(f"PRAGMA incremental_vacuum({GIVEN_BACK // self.PAGE_SIZE})").fetchall()
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        return self._free() < before
+    def shrink(self) -> None:
+        """Give the disk back what is no longer used, if that is worth it: by a smaller copy."""
+        if not self.closed and self._free() * self.PAGE_SIZE > max(WORTH_TRIMMING, self.size):
+            self.move()
 
     def _free(self) -> int:
         """How many pages have nothing in them."""
@@ -985,10 +994,11 @@ class SpoolFile:
         return is_file_at(self.path, self._lock)
 
     def move(self) -> None:
-        """The file was taken away: write what it had to a new one in the same directory."""
+        """Go on in a new file of the same directory, with all that this one has."""
         path, lock = self._new(os.path.dirname(self.path))
         try:
-            self._db.execute("VACUUM INTO ?", (path,))
+            # As bytes: Python would refuse a path that is not UTF-8.
+            self._db.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(path),))
             os.fsync(lock)
             moved = SpoolFile(path, lock)
             sync_directory(os.path.dirname(path))
@@ -996,12 +1006,15 @@ class SpoolFile:
             remove_database(path)
             os.close(lock)
             raise
+        if self.is_in_place():
+            remove_database(self.path)
         self.let_go()
         vars(self).update(path=path, _lock=lock, _db=moved._db, _log=moved._log, closed=False)
 
     def close(self) -> None:
         """Close it, and remove it if it is empty."""
         empty = not self._db.execute("SELECT 1 FROM chunk LIMIT 1").fetchall()
+        self._db.close()  # this removes the log: alone, nobody would
         if empty and self.is_in_place():
             remove_database(self.path)
         self.let_go()
@@ -1027,13 +1040,15 @@ class Spool(Backlog):
         """`held` tells how many messages libzmq can hold. Raises OSError and sqlite3.Error."""
         super().__init__(limit, form)
         self.unsaved = 0  # events that were put and are not on disk yet
-        self._directory = directory
+        self._directory = os.path.abspath(directory)
         self._held = held
-        self._own = SpoolFile.create(directory)
+        allow_open_files()
+        self._own = SpoolFile.create(self._directory)
         self._files = [self._own]  # all that we hold
         self._left_behind: collections.deque[SpoolFile] = collections.deque()  # not loaded whole
         self._refused: set[str] = set()  # paths that cannot be opened
         self._fresh: list[Finished] = []  # chunks of ours that are not synced
+        self._again: list[Finished] = []  # of a damaged file, to append to another; the last first
         self._synced = 0  # number of our last one that is
         self._synced_at = 0.0
         self._sync_s = 0.0  # how long it took
@@ -1043,6 +1058,8 @@ class Spool(Backlog):
         # What may still be in this process: file, number, events, and _messages after it.
         self._uncertain: collections.deque[tuple[SpoolFile, int, int, int]] = collections.deque()
         self._gone: dict[SpoolFile, int] = {}  # numbers up to which they are to be deleted
+        self._look_at = 0.0  # time.monotonic(), for files of others
+        self._will_look = False  # though nothing else happens
         self._told = False  # that it could not be written, since it last ran empty
         self._ended = False
         self._adopt()
@@ -1058,7 +1075,7 @@ class Spool(Backlog):
         count = len(messages) if form.batch == 1 else lines.count(b"\n")
         chunk = Finished(b"\n".join(messages), count, form.batch)
         self.unsaved = count
-        while self.unsaved or self._fresh:
+        while self.unsaved or self._fresh or self._again:
             try:
                 if self.unsaved:
                     self._append(chunk)
@@ -1079,6 +1096,7 @@ class Spool(Backlog):
 
     async def safe(self) -> None:
         """Return when all that was put is on the disk. Raises OSError and sqlite3.Error."""
+        self._renew()
         if not self._fresh:
             return
         own = self._own
@@ -1088,9 +1106,10 @@ class Spool(Backlog):
         else:
             await asyncio.get_running_loop().run_in_executor(None, own.sync)
         self._sync_s = time.monotonic() - self._synced_at
-        if not own.is_in_place():
-            own.move()
-            say(f"the spool was taken away; what it had to send is in {own.path} now")
+        if own.closed:  # meanwhile it was found to be damaged
+            await self.safe()
+            return
+        self._stay_in_place()
         for chunk in self._fresh:
             # If it comes next, and there is room, it need not be read again.
             in_turn = self._synced == own.loaded == chunk.number - 1 and not self._left_behind
@@ -1110,13 +1129,15 @@ class Spool(Backlog):
         self._ended = True
         self.announce()
 
+    def _stay_in_place(self) -> None:
+        """Where files of ours were taken away, write what they had to new ones, in their order."""
+        for file in sorted(self._files, key=lambda file: file.path):
+            if not file.is_in_place():
+                file.move()
+                say(f"the spool was taken away; what it had to send is in {file.path} now")
+
     def _append(self, chunk: Finished) -> None:
-        if self._own.closed:
-            self._own, self._synced = SpoolFile.create(self._directory), 0
-            self._files.append(self._own)
-            again, self._fresh = self._fresh, []
-            for lost in again:
-                self._append(lost)
+        self._renew()
         try:
             self._own.append(chunk)
         except sqlite3.Error as error:
@@ -1128,6 +1149,21 @@ class Spool(Backlog):
             self._fresh.append(chunk)
             self._grown(chunk.size)
 
+    def _renew(self) -> None:
+        """If our file was damaged, begin a new one, with what was not synced to that."""
+        if self._own.closed:
+            self._own, self._synced = SpoolFile.create(self._directory), 0
+            self._files.append(self._own)
+            self._again += reversed(self._fresh)
+            self._fresh.clear()
+        while self._again:
+            chunk = self._again.pop()
+            try:
+                self._append(chunk)
+            except (OSError, sqlite3.Error):
+                self._again.append(chunk)
+                raise
+
     # what zmq_pusher calls
 
     async def get(self) -> Finished | None:
@@ -1137,14 +1173,14 @@ class Spool(Backlog):
             ended = self._ended
             self._news = asyncio.get_running_loop().create_future()
             self._load()
-            self._told = self._told and bool(self._loaded or self.unsaved)
-            with contextlib.suppress(sqlite3.Error):  # what is not given back now will be later
-                while not (ended or self._loaded) and self._own.shrink():
-                    await asyncio.sleep(0)
-            if not self._loaded:
-                if ended:
-                    return None
-                await self._news
+            if self._loaded:
+                break
+            if ended:
+                return None
+            self._told = self._told and self.unsaved > 0
+            with contextlib.suppress(OSError, sqlite3.Error):  # then the next time
+                self._own.shrink()
+            await self._news
         chunk = self._loaded.popleft()
         self._loaded_size -= chunk.size
         self._in_hand.append(chunk)
@@ -1211,7 +1247,14 @@ class Spool(Backlog):
     # the files
 
     def _adopt(self) -> None:
-        """Take over the files that nobody holds, the oldest first."""
+        """Take over the files that nobody holds, the oldest first; look once a second at most."""
+        now = time.monotonic()
+        if now < self._look_at:
+            if not self._will_look:
+                self._will_look = True
+                asyncio.get_running_loop().call_later(self._look_at - now, self.announce)
+            return
+        self._will_look = False
         ours = {file.path for file in self._files}
         try:
             names = sorted(os.listdir(self._directory))
@@ -1221,10 +1264,12 @@ class Spool(Backlog):
             path = os.path.join(self._directory, name)
             if not name.endswith(SpoolFile.SUFFIX) or path in ours | self._refused:
                 continue
-            if len(self._files) > MOST_LEFT_BEHIND:
+            if len(self._left_behind) >= MOST_LEFT_BEHIND:
                 return
             try:
                 file = SpoolFile.adopt(path)
+            except FileNotFoundError:  # somebody else was quicker
+                continue
             except (OSError, sqlite3.Error) as error:
                 self._refused.add(path)
                 if is_damage(error):
@@ -1236,6 +1281,8 @@ class Spool(Backlog):
                 self._files.append(file)
                 self._left_behind.append(file)
                 self.size += file.size
+        if not self._left_behind:
+            self._look_at = now + LOOK_INTERVAL_S
 
     def _let_go(self, file: SpoolFile) -> None:
         """Close and remove `file` if all of it is gone and nothing will come."""
@@ -1253,6 +1300,7 @@ class Spool(Backlog):
         self.size -= file.size
         for chunk in [*self._loaded, *self._in_hand]:  # of these there is a copy in memory
             self.size += chunk.size if self._file_of(chunk) is file else 0
+        self._room.set()
         file.let_go()
         put_aside(file.path, error)
 
@@ -1263,14 +1311,27 @@ class Spool(Backlog):
         count = sum(file.events for file in self._files) + self.unsaved
         return count - (self.sent - self._sent_before)
 
+    def _keep_in_place(self) -> None:
+        """Let what is left be where the next start looks; what cannot be there is not saved."""
+        try:
+            self._stay_in_place()
+        except (OSError, sqlite3.Error) as error:
+            say(f"cannot write to the spool: {reason(error)}")
+            for file in self._files:
+                if not file.is_in_place():
+                    self.unsaved += file.events
+                    file.events = 0
+
     def uncertain(self) -> int:
         """How many events are kept although they were sent: they may still be in this process."""
-        return sum(events for _, _, events, _ in self._uncertain)
+        return sum(events for _, _, events, _ in self._uncertain) + self.sent - self._sent_before
 
     def close(self, delivered: bool) -> None:
         """Everything was `delivered`, or nobody tries any longer."""
         if delivered:
             self._forget(0)
+        else:
+            self._keep_in_place()
         for file in self._files:
             with contextlib.suppress(OSError, sqlite3.Error):  # then who comes next has to see
                 file.close()
@@ -1296,6 +1357,8 @@ class Omprog:
         self._begin = os.fsencode(options.omprog_begin)
         self._commit = os.fsencode(options.omprog_commit)
         self._in_transaction = False
+        self._asker: asyncio.Task[Any] | None = None  # who waits for an answer
+        self._dots: asyncio.TimerHandle | None = None
 
     def write(self, text: str) -> None:
         """Write an answer, or a part of one. Without a reader there is no dialogue any more."""
@@ -1308,16 +1371,16 @@ class Omprog:
 
     async def answer(self, text: bytes) -> None:
         """Do what `text` asks for, and answer when that can be said; dots meanwhile."""
-        asker = asyncio.current_task()
-        assert asker
-        self._dot_later(asker)
+        self._asker = asyncio.current_task()
+        if not self._dots:  # a timer for each message would take a tenth of the time
+            self._dot_later()
         try:
             answer = await self._do(text)
         except (OSError, sqlite3.Error) as error:
             answer = f"cannot write to the spool: {reason(error)}"
         finally:
-            self._dots.cancel()
-            self._backlog.unanswered = 0
+            self._asker = None
+        self._backlog.unanswered = 0
         self.write(f"{answer}\n")
 
     async def _do(self, text: bytes) -> str:
@@ -1339,16 +1402,18 @@ class Omprog:
         await backlog.safe()
         return "OK"
 
-    def _dot_later(self, asker: asyncio.Task[Any]) -> None:
+    def _dot_later(self) -> None:
         loop = asyncio.get_running_loop()
-        self._dots = loop.call_later(STILL_WORKING_S, self._still_working, asker)
+        self._dots = loop.call_later(STILL_WORKING_S, self._still_working)
 
-    def _still_working(self, asker: asyncio.Task[Any]) -> None:
-        self.write(".")
-        if self.is_heard:
-            self._dot_later(asker)
-        else:
-            asker.cancel()
+    def _still_working(self) -> None:
+        self._dots = None
+        if self._asker:
+            self.write(".")
+            if self.is_heard:
+                self._dot_later()
+            else:
+                self._asker.cancel()
 
 
 async def omprog_queuer(stdin: Stdin, omprog: Omprog, backlog: Backlog) -> bool:
@@ -1821,7 +1886,7 @@ class Ending:
     def _on_signal(self, number: int) -> None:
         if self._signalled_at < math.inf:
             if number == signal.SIGINT:  # SIGTERM is sent twice by rsyslogd and systemd together
-                self._give_up()
+                self.give_up()
             return
         self._signalled_at = self._loop.time()
         if self._ended_at < math.inf:
@@ -1836,7 +1901,8 @@ class Ending:
         self._backlog.lift_limit()
         self._stdin.finish()
         # What was read may have to wait, for rsyslog's answer or for a disk: not for ever.
-        self._loop.call_later(GRACE_AFTER_SIGNAL_S + LAST_HANDOVER_S, self._give_up)
+        grace_ends_at = self._signalled_at + GRACE_AFTER_SIGNAL_S
+        self._loop.call_at(grace_ends_at + LAST_HANDOVER_S, self.give_up)
 
     def _set_timer(self) -> None:
         grace_ends_at = self._signalled_at + self._grace_s
@@ -1845,9 +1911,10 @@ class Ending:
         if self._timer:
             self._timer.cancel()
         if give_up_at < math.inf:
-            self._timer = self._loop.call_at(give_up_at, self._give_up)
+            self._timer = self._loop.call_at(give_up_at, self.give_up)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """Let the time have run out."""
         if not self.gave_up.done():
             self.gave_up.set_result(None)
 
@@ -1990,7 +2057,8 @@ async def ship(options: argparse.Namespace) -> int:
     form = EventFormat(options, os.getpid())
     backlog = open_backlog(options, form, link)
     try:
-        stdin = Stdin(on_ready=backlog.announce, pace=None if options.omprog else Pace())
+        # rsyslog asks and waits: its message is all that there will be.
+        stdin = Stdin(lambda: None) if options.omprog else Stdin(backlog.announce, Pace())
     except OSError as error:
         fail(f"cannot read standard input: {error}")
     if stdin.always_ready and not backlog.limit and not options.spool:
@@ -2017,19 +2085,25 @@ async def ship(options: argparse.Namespace) -> int:
         queuer = omprog_queuer(stdin, Omprog(options, backlog), backlog)
     else:
         queuer = stdin_queuer(stdin, LineSplitter(options.max_line), backlog)
+
+    def input_ended(_: asyncio.Task[bool]) -> None:
+        ending.input_ended()
+        loop.call_later(NOTICE_AFTER_S, report.waiting)
+        if backlog.unanswered and not link.met_collector.is_set():
+            ending.give_up()  # rsyslog has gone, and will give what it has to the next program
+
     reading = loop.create_task(queuer)
-    reading.add_done_callback(lambda _: ending.input_ended())
-    reading.add_done_callback(lambda _: loop.call_later(NOTICE_AFTER_S, report.waiting))
+    reading.add_done_callback(input_ended)
     delivering = loop.create_task(deliver())
     await asyncio.wait({delivering, ending.gave_up}, return_when=asyncio.FIRST_COMPLETED)
     delivered = delivering.done()
     report.end_live_line()
     if delivered:
         delivering.result()  # raises what went wrong, which would be a bug
-    lost = not delivered and report.given_up()
     reading.cancel()  # has no effect but after a second signal, and then it puts stdin's flags back
     await asyncio.wait({reading})
     backlog.close(delivered)
+    lost = not delivered and report.given_up()
     if not options.quiet:
         report.summary()
     all_read = reading.cancelled() or reading.result()

@@ -26,7 +26,8 @@ import zmqpush
 Ship = Callable[..., Shipper]
 Capture = pytest.CaptureFixture[str]
 
-PROGRAMS = ["zmqpush.py", "zmqpush-watermark.py"]
+SHIPPERS = ["zmqpush.py", "zmqpush-watermark.py"]  # have the same options
+PROGRAMS = [*SHIPPERS, "zmqpull.py"]
 NOBODY = "tcp://127.0.0.1:9"  # discard: no collector is there
 COUNTERS = re.compile(
     r"zmqpush\.py: \d+\.\ds: (\d+) messages read, (\d+) handed over, (\d+) waiting "
@@ -270,7 +271,7 @@ def test_version_is_that_of_the_program(ship: Ship) -> None:
     )
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", SHIPPERS)
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_tells_of_every_option(program: str, option: str, ship: Ship) -> None:
     result = ship(option, program=program).finish()
@@ -339,7 +340,7 @@ def test_without_its_packages_it_says_what_to_install(
     module: str, program: str, ship: Ship, tmp_path: Path
 ) -> None:
     without = customized(tmp_path, f"import sys; sys.modules[{module!r}] = None")
-    said = refused(ship(program=program, env=without).finish(), "zmqpush" + program[7:])
+    said = refused(ship(program=program, env=without).finish(), program)
     assert f" {module}" in said
     assert "install pyzmq and aiozmq" in said
 

@@ -19,7 +19,7 @@ import zmqpush
 
 Ship = Callable[..., Shipper]
 
-PROGRAMS = ["zmqpush.py", "zmqpush-watermark.py"]
+PROGRAMS = ["zmqpush.py", "zmqpush-watermark.py", "zmqpull.py"]
 WATERMARKS = "Low watermark: 16384\nHigh watermark: 65536\n"
 PIP_S = 40
 SYSTEM_PATH = "/usr/bin:/bin"
@@ -55,6 +55,15 @@ def check_ships(command: list[str], directory: Path, path: str, collector: Colle
     assert (result.status, result.stderr) == (0, "")
     assert result.processed == 1
     assert collector.events(1) == [{"message": "x", "type": "syslog", "@pid": result.pid}]
+
+
+def check_others(python: list[str], place: str, directory: Path, path: str) -> None:
+    """The programs beside it find it; each is run by `python`, or by itself, from `place`."""
+    result = run([*python, f"{place}zmqpush-watermark.py"], directory, path)
+    assert (result.status, result.stdout, result.stderr) == (0, WATERMARKS, "")
+    result = run([*python, f"{place}zmqpull.py", "--version"], directory, path)
+    version = f"zmqpull.py {zmqpush.__version__}\n"
+    assert (result.status, result.stdout, result.stderr) == (0, version, "")
 
 
 # ---- by pip -----------------------------------------------------------------------------------
@@ -129,8 +138,7 @@ def test_pip_puts_the_programs_on_the_path_under_their_names(
     for program in PROGRAMS:
         assert shutil.which(program, path=path) == str(venv / "bin" / program)
     check_ships(["zmqpush.py"], tmp_path, path, collector)
-    result = run(["zmqpush-watermark.py"], tmp_path, path)
-    assert (result.status, result.stdout, result.stderr) == (0, WATERMARKS, "")
+    check_others([], "", tmp_path, path)
 
 
 def test_pip_installs_the_programs_and_no_modules(venv: Path) -> None:
@@ -152,8 +160,7 @@ def test_installed_programs_work_through_a_symlink(
     for program in PROGRAMS:
         (tmp_path / program).symlink_to(venv / "bin" / program)
     check_ships(["./zmqpush.py"], tmp_path, SYSTEM_PATH, collector)
-    result = run(["./zmqpush-watermark.py"], tmp_path, SYSTEM_PATH)
-    assert (result.status, result.stdout, result.stderr) == (0, WATERMARKS, "")
+    check_others([], "./", tmp_path, SYSTEM_PATH)
 
 
 def test_every_extra_names_packages_that_are_there(venv: Path, path: str, tmp_path: Path) -> None:
@@ -166,8 +173,9 @@ def test_every_extra_names_packages_that_are_there(venv: Path, path: str, tmp_pa
         package, _, marker = requirement.partition(";")
         extra = re.search(r"extra == .(\w+)", marker)
         extras.setdefault(extra[1] if extra else "", set()).add(package.strip())
-    assert set(extras) == {"", "progress", "test", "lint"}
+    assert set(extras) == {"", "progress", "redis", "test", "lint"}
     assert extras["progress"] == {"tqdm"}
+    assert {re.split("[<=>]", package)[0] for package in extras["redis"]} == {"redis"}
     names = sorted(set().union(*extras.values()))
     python = str(venv / "bin/python")
     failure = pip("--python", python, "install", "--dry-run", "--no-deps", *names)
@@ -188,8 +196,7 @@ def test_the_programs_of_a_checkout_work_through_a_symlink_from_anywhere(
     for program in PROGRAMS:
         (tmp_path / program).symlink_to(TOP / program)
     check_ships([sys.executable, "zmqpush.py"], tmp_path, SYSTEM_PATH, collector)
-    result = run([sys.executable, "zmqpush-watermark.py"], tmp_path, SYSTEM_PATH)
-    assert (result.status, result.stdout, result.stderr) == (0, WATERMARKS, "")
+    check_others([sys.executable], "", tmp_path, SYSTEM_PATH)
 
 
 def test_the_shipper_alone_is_enough_and_leaves_nothing_behind(
@@ -200,10 +207,10 @@ def test_the_shipper_alone_is_enough_and_leaves_nothing_behind(
     assert [path.name for path in tmp_path.iterdir()] == ["zmqpush.py"]
 
 
-def test_the_watermark_program_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_the_other_programs_leave_nothing_behind(tmp_path: Path) -> None:
     for program in PROGRAMS:
         shutil.copy2(TOP / program, tmp_path)
-    assert run([sys.executable, "zmqpush-watermark.py"], tmp_path, SYSTEM_PATH).status == 0
+    check_others([sys.executable], "", tmp_path, SYSTEM_PATH)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(PROGRAMS)
 
 
@@ -221,8 +228,7 @@ def test_the_bare_files_work_with_the_packages_of_debian(
     for program in PROGRAMS:
         shutil.copy2(TOP / program, tmp_path)
     check_ships(["./zmqpush.py"], tmp_path, SYSTEM_PATH, collector)
-    result = run(["./zmqpush-watermark.py"], tmp_path, SYSTEM_PATH)
-    assert (result.status, result.stdout, result.stderr) == (0, WATERMARKS, "")
+    check_others([], "./", tmp_path, SYSTEM_PATH)
 
 
 def test_it_works_without_the_child_watchers_that_python_3_14_has_dropped(

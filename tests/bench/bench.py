@@ -3,8 +3,8 @@
     python tests/bench/bench.py [--runs 5] [--lines 1000000] [--only SECTION ...]
 
 Everybody sends the same events from the same input to the same C sink. First it is checked
-that all of them deliver what they are given; then the sections of sections.py are measured
-and printed one by one. A full run also writes them to FIGURES.md, beside this file: the
+that all of them deliver what they are given; then the sections of the files named so are
+measured and printed one by one. A full run also writes them to FIGURES.md, beside this file: the
 README takes its figures from there.
 
 It wants a C compiler, libzmq's headers, and rsyslog with its omczmq module, and a machine
@@ -19,17 +19,22 @@ import sys
 import tempfile
 from pathlib import Path
 
+import omprog_sections
 import report
+import sections
+import spool_sections
 from check import check
 from inputs import make_inputs
 from measure import BenchError, say
 from peers import BENCH, build, make_peers
-from sections import SECTIONS, Bench
+from sections import Bench
 
 RUNS = 5
 LINES = 1_000_000
 CHECKED_LINES = 10_000
 FIGURES = BENCH / "FIGURES.md"
+#: In the order of the report.
+SECTIONS = {**sections.SECTIONS, **spool_sections.SECTIONS, **omprog_sections.SECTIONS}
 
 
 def parse_options() -> argparse.Namespace:

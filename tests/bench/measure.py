@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -9,6 +10,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +21,9 @@ from typing import Callable, TypeVar
 PATIENCE_S = 60.0
 #: How often the counters are read while there is no event to wait for.
 LOOK_EVERY_S = 0.05
+#: How long, and in pieces of how many bytes, the disk is asked to write.
+SYNC_FOR_S = 0.5
+SYNC_PAGE = 8192
 
 Self = TypeVar("Self", bound="Child")
 Key = TypeVar("Key")
@@ -78,6 +83,10 @@ class Child:
         signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
         self._reap()
 
+    def has_ended(self) -> bool:
+        """Whether it has."""
+        return bool(select.select([self._pidfd], [], [], 0)[0])
+
     def said(self) -> str:
         """What it has written to stderr so far."""
         return self._log.read_text(errors="replace").strip()
@@ -132,6 +141,17 @@ def wake_ups(pid: int) -> int:
     )
 
 
+def children(pid: int) -> list[int]:
+    """The pids of the children of a process."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            # proc(5): the name, in brackets, then the state and the parent.
+            if int(entry.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(entry.parent.name))
+    return found
+
+
 def memory_bytes(pid: int, field: str) -> int:
     """VmRSS (resident now) or VmHWM (the most it ever was) of a running process."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -150,6 +170,32 @@ def settle(pid: int, quiet_s: float, at_most_s: float) -> None:
         now = wake_ups(pid)
         if now != before:
             before, since = now, time.monotonic()
+
+
+# ---- the disk -------------------------------------------------------------------------------
+
+
+def disk_bytes(folder: Path) -> int:
+    """What the files in a folder take on the disk; 0 where there is no such folder."""
+    return sum(file.stat().st_blocks * 512 for file in folder.glob("*"))
+
+
+def sync_rate(folder: Path) -> float:
+    """How often a second a page can be written and brought to the disk under a folder.
+
+    In a file that has its size already, as a database's log has most of the time: then
+    fdatasync(2) need not write where the page is.
+    """
+    page, pages = os.urandom(SYNC_PAGE), 256
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        file.write(page * pages)
+        os.fsync(file.fileno())
+        start, count = time.monotonic(), 0
+        while time.monotonic() < start + SYNC_FOR_S:
+            os.pwrite(file.fileno(), page, count % pages * SYNC_PAGE)
+            os.fdatasync(file.fileno())
+            count += 1
+        return count / (time.monotonic() - start)
 
 
 # ---- runs -----------------------------------------------------------------------------------

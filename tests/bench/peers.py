@@ -47,6 +47,11 @@ class Tools:
     def pace(self) -> str:
         return str(self.folder / "pace")
 
+    @property
+    def spool(self) -> Path:
+        """The spool of those that have one; empty while none of them runs."""
+        return self.folder / "spool"
+
 
 def build(folder: Path) -> Tools:
     """Compile the C programs of this directory into a folder.
@@ -287,6 +292,8 @@ class Peers:
 
     zmqpush: StdinPeer
     zmqpush_batch: StdinPeer
+    spool: StdinPeer
+    spool_batch: StdinPeer
     by_hand: StdinPeer
     by_hand_arrays: StdinPeer
     omczmq: Rsyslog
@@ -300,12 +307,19 @@ class Peers:
 def make_peers(tools: Tools) -> Peers:
     """Name everybody, and how they are run."""
     zmqpush = (sys.executable, str(ZMQPUSH), "--quiet")
+    spool = (*zmqpush, "--spool", str(tools.spool))
     return Peers(
         zmqpush=StdinPeer("zmqpush", command=(*zmqpush, "--connect")),
         zmqpush_batch=StdinPeer(
             f"zmqpush --batch {BATCH}",
             arrays=True,
             command=(*zmqpush, "--batch", str(BATCH), "--connect"),
+        ),
+        spool=StdinPeer("zmqpush --spool", command=(*spool, "--connect")),
+        spool_batch=StdinPeer(
+            f"zmqpush --spool --batch {BATCH}",
+            arrays=True,
+            command=(*spool, "--batch", str(BATCH), "--connect"),
         ),
         by_hand=StdinPeer("C by hand", command=(tools.by_hand,)),
         by_hand_arrays=StdinPeer(

@@ -94,17 +94,22 @@ Format = Callable[[float], str]
 
 
 def at_least(
-    what: str, ours: float, peer_name: str, peer: float, times: float, form: Format
+    what: str,
+    ours: float,
+    peer_name: str,
+    peer: float,
+    times: float | None,
+    form: Format,
 ) -> Row:
-    """A row whose target is to be so many times the peer's figure."""
+    """A row whose target, if there is one, is to be so many times the peer's figure."""
     ratio = ours / peer
     return Row(
         what,
         form(ours),
         f"{peer_name} {form(peer)}",
         f"{ratio:.2f} ×",
-        f"≥ {times:g} ×",
-        ratio >= times,
+        f"≥ {times:g} ×" if times else "",
+        ratio >= times if times else None,
     )
 
 

@@ -1,7 +1,7 @@
 """What the bench measures: one function a section, in the order of the report.
 
 To add a section: write a function that takes a Bench and returns a Section, and name it in
-SECTIONS.
+SECTIONS. Those of --spool and --omprog are in files of their own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import array
 import contextlib
 import fcntl
 import math
+import socket
 import sys
 import termios
 import time
@@ -26,6 +27,7 @@ from measure import (
     LOOK_EVERY_S,
     Child,
     cpu_ns,
+    disk_bytes,
     interleave,
     median,
     memory_bytes,
@@ -92,9 +94,14 @@ def throughput(bench: Bench) -> Section:
         ("--batch 500", peers.zmqpush_batch, peers.omczmq_tuned, 11.0),
         ("--batch 500", peers.zmqpush_batch, peers.by_hand_arrays, 0.5),
     ]
+    compared = {peer.name for _, *pair, _ in comparisons for peer in pair}
     rows, details = [], []
     for source in bench.inputs:
-        jobs = {peer.name: partial(deliver_share, bench, peer, source) for peer in peers}
+        jobs = {
+            peer.name: partial(deliver_share, bench, peer, source)
+            for peer in peers
+            if peer.name in compared
+        }
         taken = interleave(f"throughput, {source.name}", bench.runs, jobs)
         rates = {name: median(run.rate for run in runs) for name, runs in taken.items()}
         for what, ours, peer, times in comparisons:
@@ -291,7 +298,7 @@ def paced(bench: Bench, peer: StdinPeer, lines_a_second: int, burst: int) -> Pac
 
 
 def write_paced(
-    bench: Bench, feed: FileIO, lines_a_second: int, burst: int, lines: int
+    bench: Bench, feed: FileIO | socket.socket, lines_a_second: int, burst: int, lines: int
 ) -> tuple[float, float]:
     """Run the C writer to its end: how many seconds it took, and its p99 lateness in µs."""
     command = [bench.tools.pace, *map(str, (lines_a_second, burst, lines))]
@@ -344,14 +351,18 @@ class Backlog:
     input_bytes: int
     idle_rss: int  # before there was any input
     peak_rss: int  # the most there ever was until all was read
-    final_rss: int  # when all was delivered, stdin still open
+    final_peak_rss: int  # the most there ever was until all was delivered
+    final_rss: int  # then, stdin still open
+    spooled: int  # on disk, when all was read
+    final_spooled: int  # when all was delivered
     read_s: float  # from the first byte written to the last one read
     drain_rates: list[float]  # of each tenth
 
 
 def backlog(bench: Bench) -> Section:
     """Memory that a backlog takes and gives back, and how fast it drains."""
-    runs = interleave("backlog", bench.runs, {"": partial(build_and_drain, bench)})[""]
+    job = bench, bench.peers.zmqpush, BACKLOG_BYTES_A_LINE
+    runs = interleave("backlog", bench.runs, {"": partial(build_and_drain, *job)})[""]
     size = runs[0].input_bytes
     peak, idle_rss, final = (
         median(getattr(run, field) for run in runs)
@@ -378,12 +389,11 @@ def backlog(bench: Bench) -> Section:
     return Section(f"A backlog of {report.memory(size)} of input", rows, details)
 
 
-def build_and_drain(bench: Bench) -> Backlog:
+def build_and_drain(bench: Bench, peer: StdinPeer, bytes_a_line: int) -> Backlog:
     """Feed it while there is no collector, then be the collector."""
-    sources = backlog_files(bench)
+    sources = backlog_files(bench, bytes_a_line)
     lines = sum(source.lines for source in sources)
-    zmqpush = bench.peers.zmqpush
-    with nobody_listens() as endpoint, zmqpush.live(bench.tools, endpoint) as (child, feed):
+    with nobody_listens() as endpoint, peer.live(bench.tools, endpoint) as (child, feed):
         settle(child.pid, QUIET_S, SETTLE_AT_MOST_S)
         idle_rss, start = memory_bytes(child.pid, "VmRSS"), time.monotonic()
         with cat(bench.tools, [source.path for source in sources], feed) as writer:
@@ -391,24 +401,26 @@ def build_and_drain(bench: Bench) -> Backlog:
         wait_until_read(feed)
         read_s = time.monotonic() - start
         settle(child.pid, QUIET_S, SETTLE_AT_MOST_S)
-        peak_rss = memory_bytes(child.pid, "VmHWM")
+        peak_rss, spooled = memory_bytes(child.pid, "VmHWM"), disk_bytes(bench.tools.spool)
         with Sink(bench.tools, lines, "--tenths", endpoint=endpoint) as sink:
             times = [sink.wait_first(), *sink.wait_tenths()]
             sink.wait_done()
         settle(child.pid, QUIET_S, SETTLE_AT_MOST_S)
-        final_rss = memory_bytes(child.pid, "VmRSS")
+        final_peak_rss = memory_bytes(child.pid, "VmHWM")
+        final_rss, final_spooled = memory_bytes(child.pid, "VmRSS"), disk_bytes(bench.tools.spool)
         feed.close()
         child.wait()
     rates = [lines / 10 / (end - start) * 1e9 for start, end in zip(times, times[1:])]
     size = sum(source.path.stat().st_size for source in sources)
-    return Backlog(size, idle_rss, peak_rss, final_rss, read_s, rates)
+    return Backlog(
+        size, idle_rss, peak_rss, final_peak_rss, final_rss, spooled, final_spooled, read_s, rates
+    )
 
 
-def backlog_files(bench: Bench) -> list[Input]:
-    """The plain input, as often as makes the size, the last time in part."""
+def backlog_files(bench: Bench, bytes_a_line: int) -> list[Input]:
+    """The plain input, as often as makes so many bytes for each line of an input."""
     plain = bench.inputs[0]
-    bytes_a_line = plain.path.stat().st_size / plain.lines
-    lines = math.ceil(bench.lines * BACKLOG_BYTES_A_LINE / bytes_a_line)
+    lines = math.ceil(bench.lines * bytes_a_line / (plain.path.stat().st_size / plain.lines))
     whole, rest = divmod(lines, plain.lines)
     return [plain] * whole + ([plain.head(rest)] if rest else [])
 
