@@ -6,6 +6,7 @@ failed or found no test. Each Python has a virtual environment of its own, `.ven
 the Makefile; the one that runs this is used as it is.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from typing import Optional
 TOP = Path(__file__).resolve().parent.parent
 SUPPORTED = [f"3.{minor}" for minor in range(9, 15)]
 OWN = "{}.{}".format(*sys.version_info)
-PYTEST = ("-m", "pytest", "--numprocesses=auto", "--dist=worksteal")
+WORKERS = (os.cpu_count() or 1) + 1  # most tests wait for something most of the time
+PYTEST = ("-m", "pytest", f"--numprocesses={WORKERS}", "--dist=worksteal")
 
 
 def candidates(version: str) -> Iterator[str]:

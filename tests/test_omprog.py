@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -27,13 +29,14 @@ from pathlib import Path
 
 import pytest
 from conftest import DEADLINE_S, TOP, Collector, Result, Shipper, strict_json, wait_until
-from rsyslog import TEMPLATE, Receiver, Rsyslogd, free_endpoint, install_program, unread
+from rsyslog import TEMPLATE, Receiver, Rsyslogd, free_endpoint, install_program
 
 Ship = Callable[..., Shipper]
 Collect = Callable[..., Collector]
 
 BEGIN, COMMIT = b"BEGIN TRANSACTION", b"COMMIT TRANSACTION"  # rsyslog's defaults
 DOT_EVERY_S = 2.0
+ENDS_AFTER_SIGNAL_S = 4.0  # it is 2.5; rsyslogd and systemd have more patience
 BOTH_WAYS = pytest.mark.parametrize("transactions", [False, True], ids=["single", "transactions"])
 
 
@@ -71,9 +74,9 @@ class Dialogue:
         return answer
 
     def ask(self, message: bytes) -> str:
-        """Write `message` and its line end, wait for the answer."""
+        """Write `message` and its line end; the answer, without the dots before it."""
         self.tell(message + b"\n")
-        return self.answer()
+        return self.answer().lstrip(".")
 
     def ask_all(self, messages: list[bytes]) -> set[str]:
         """The answers to `messages`, one after the other."""
@@ -92,7 +95,11 @@ class Dialogue:
 
     def wait_until_read(self) -> None:
         """Wait until what was written has been read."""
-        wait_until(lambda: not unread(self._stdin), "the pipe is empty")
+
+        def held() -> bytes:  # an int (pipe(7))
+            return fcntl.ioctl(self._stdin, termios.FIONREAD, bytes(4))
+
+        wait_until(lambda: not any(held()), "the pipe is empty")
 
     def hang_up(self) -> None:
         """Close both pipes, as rsyslog does to end a program."""
@@ -456,6 +463,7 @@ class SmallDisk:
         self._ballast(pid).unlink()
 
 
+@pytest.mark.long
 @BOTH_WAYS
 def test_full_disk_is_an_error_and_when_there_is_room_the_same_message_is_taken(
     transactions: bool,
@@ -493,6 +501,7 @@ def test_full_disk_is_an_error_and_when_there_is_room_the_same_message_is_taken(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.long
 @BOTH_WAYS
 def test_ok_means_on_disk_and_in_place_even_if_the_directory_was_removed(
     transactions: bool,
@@ -521,6 +530,7 @@ def test_ok_means_on_disk_and_in_place_even_if_the_directory_was_removed(
 WITH_AND_WITHOUT_SPOOL = pytest.mark.parametrize("spooled", [False, True], ids=["memory", "spool"])
 
 
+@pytest.mark.long
 @WITH_AND_WITHOUT_SPOOL
 def test_transaction_has_the_answers_that_rsyslog_expects(
     spooled: bool, dialogue: Callable[..., Dialogue], collector: Collector, spool: str
@@ -629,6 +639,7 @@ def test_end_of_input_in_a_transaction_keeps_it_in_the_spool_for_the_next_start(
     assert sent_by_the_next_start(ship, collect, nobody, spool, 5) == texts(messages)
 
 
+@pytest.mark.long
 def test_kill_in_a_transaction_drops_nothing_of_what_was_answered(
     dialogue: Callable[..., Dialogue], nobody: str, spool: str, ship: Ship, collect: Collect
 ) -> None:
@@ -676,6 +687,7 @@ def test_closed_stdout_is_a_clean_end(
     assert collector.texts(2) == ["heard", "not heard"]
 
 
+@pytest.mark.long
 @WITH_AND_WITHOUT_SPOOL
 def test_rsyslogs_death_while_nothing_waits_is_a_clean_end(
     spooled: bool, dialogue: Callable[..., Dialogue], collector: Collector, spool: str
@@ -687,6 +699,7 @@ def test_rsyslogs_death_while_nothing_waits_is_a_clean_end(
     assert collector.texts(5) == texts(numbered(5))
 
 
+@pytest.mark.long
 def test_rsyslogs_death_while_a_message_waits_for_a_collector_is_a_clean_end(
     dialogue: Callable[..., Dialogue], nobody: str
 ) -> None:
@@ -734,7 +747,7 @@ def test_signal_while_a_message_waits_for_a_collector_ends_it_in_time(
     rsyslog.tell(b"x\n")
     rsyslog.wait_until_read()
     rsyslog.shipper.signal(number)
-    rsyslog.shipper.process.wait(3.5)  # though its input goes on
+    rsyslog.shipper.process.wait(ENDS_AFTER_SIGNAL_S)  # though its input goes on
     assert processed(rsyslog.finish()) == 0  # and nothing was given up: rsyslog has it
 
 
@@ -745,11 +758,12 @@ def test_signal_between_messages_ends_it_in_time(
     rsyslog = dialogue("--connect", collector.endpoint)
     assert rsyslog.ask(b"x") == "OK"
     rsyslog.shipper.signal(number)
-    rsyslog.shipper.process.wait(3.5)
+    rsyslog.shipper.process.wait(ENDS_AFTER_SIGNAL_S)
     assert processed(rsyslog.finish()) == 1
     assert collector.texts(1) == ["x"]
 
 
+@pytest.mark.long
 @WITH_AND_WITHOUT_SPOOL
 def test_after_sigterm_rsyslog_is_answered_until_it_is_done(
     spooled: bool, dialogue: Callable[..., Dialogue], collector: Collector, spool: str
@@ -852,7 +866,7 @@ if $programname == "unit" then {{
         """How many messages have left the main queue."""
         return self._queued.read_bytes().count(b" unit - - - ") if self._queued.exists() else 0
 
-    def wait_until_drained(self) -> None:
+    def wait_until_drained(self, deadline_s: float = DEADLINE_S) -> None:
         """Wait until all queues are empty; rsyslogd tells that every second."""
         begin = self._stats.stat().st_size
 
@@ -864,7 +878,7 @@ if $programname == "unit" then {{
             size = {told["name"]: told["size"] for told in told if told["origin"] == "core.queue"}
             return "main Q" in size and not any(size.values())
 
-        wait_until(is_drained, "rsyslogd's queues are empty", 3 * DEADLINE_S)
+        wait_until(is_drained, "rsyslogd's queues are empty", deadline_s)
 
 
 def numbers_of(events: list[bytes]) -> list[int]:
@@ -917,6 +931,7 @@ def logger(tmp_path: Path) -> Iterator[Callable[..., Logger]]:
         yield start
 
 
+@pytest.mark.long
 @WITH_AND_WITHOUT_SPOOL
 @BOTH_WAYS
 def test_every_message_of_rsyslog_arrives_once(
@@ -940,6 +955,7 @@ def test_every_message_of_rsyslog_arrives_once(
     assert len(receiver.received()) == 3000
 
 
+@pytest.mark.long
 def test_rsyslogs_own_marks_are_known(logger: Callable[..., Logger], collector: Collector) -> None:
     rsyslogd = logger(
         collector.endpoint,
@@ -953,6 +969,7 @@ def test_rsyslogs_own_marks_are_known(logger: Callable[..., Logger], collector: 
     assert set(summaries(rsyslogd.output()).values()) == {20}
 
 
+@pytest.mark.long
 @BOTH_WAYS
 def test_rsyslog_keeps_what_waits_for_a_collector(
     transactions: bool, logger: Callable[..., Logger], nobody: str, collect: Collect
@@ -972,6 +989,7 @@ def test_rsyslog_keeps_what_waits_for_a_collector(
     assert "did not respond" not in rsyslogd.reported()
 
 
+@pytest.mark.long
 @BOTH_WAYS
 def test_rsyslog_repeats_what_could_not_be_written(
     transactions: bool,
@@ -1001,6 +1019,7 @@ queue.workerThreads="4" queue.workerThreadMinimumMessages="100"
 """
 
 
+@pytest.mark.long
 @BOTH_WAYS
 def test_several_programs_share_a_spool(
     transactions: bool, logger: Callable[..., Logger], receiver: Receiver, spool: str
@@ -1021,6 +1040,7 @@ def test_several_programs_share_a_spool(
     assert os.listdir(spool) == []
 
 
+@pytest.mark.long
 @WITH_AND_WITHOUT_SPOOL
 def test_programs_of_a_killed_rsyslogd_end(
     spooled: bool, logger: Callable[..., Logger], collector: Collector, spool: str
@@ -1113,6 +1133,7 @@ QUEUE = """queue.filename="ship" queue.size="200000" queue.timeoutEnqueue="60000
          queue.saveOnShutdown="on" queue.timeoutActionCompletion="10000" closeTimeout="2000"
          queue.workerThreads="{workers}" queue.workerThreadMinimumMessages="100" """
 BURST = 1000  # messages
+DRAINED_S = 300.0
 # Messages that may come again after a kill: SNDHWM and what libzmq writes at once; and what
 # rsyslog repeats, a batch.
 REPEATED_BY_A_KILL = 1000 + 8192 // 40 + 128
@@ -1180,7 +1201,7 @@ class Chaos:
         rsyslogd = self._rsyslogd
         if not self._is_rude:
             self.log(BURST)  # to which the last program that was killed is missed
-            rsyslogd.wait_until_drained()
+            rsyslogd.wait_until_drained(DRAINED_S)
         programs = rsyslogd.programs()
         send_to(programs, signal.SIGSTOP)
         self.log(BURST)
@@ -1204,7 +1225,7 @@ def check_chaos(
         chaos = Chaos(rsyslogd, printer, queue == ON_DISK, seed=count + transactions)
         began_at = time.monotonic()
         chaos.run(count, kills)
-        rsyslogd.wait_until_drained()
+        rsyslogd.wait_until_drained(DRAINED_S)
         rsyslogd.terminate()
         rsyslogd.wait_for_programs()
         last = ship("--connect", printer.endpoint, "--spool", spool).finish(b"")

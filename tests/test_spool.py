@@ -226,6 +226,7 @@ def wait_until_held_back(shipper: Shipper) -> None:
 # ---- the directory ----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_directory_is_made_and_is_for_its_owner_alone(
     tmp_path: Path, endpoint: str, ship: Ship
 ) -> None:
@@ -238,6 +239,7 @@ def test_directory_is_made_and_is_for_its_owner_alone(
     assert [name for name in names(directory) if name.endswith(".spool")]
 
 
+@pytest.mark.long
 def test_directory_may_be_relative_and_have_any_name(
     tmp_path: Path, endpoint: str, collector: Collector, ship: Ship
 ) -> None:
@@ -250,6 +252,7 @@ def test_directory_may_be_relative_and_have_any_name(
     assert names(tmp_path / name) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ["a file", "below a file", "in /proc", "dangling"])
 def test_directory_that_cannot_be_used_is_one_line_and_status_2(
     place: str, tmp_path: Path, endpoint: str, ship: Ship
@@ -322,6 +325,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Disk]]:
         yield make
 
 
+@pytest.mark.long
 def test_directory_that_is_read_only_is_one_line_and_status_2(
     endpoint: str, disk: Callable[[str], Disk], ship: Ship
 ) -> None:
@@ -381,6 +385,7 @@ def test_raw_lines_arrive_in_order_and_once_the_empty_ones_too(
     assert names(directory) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("data", [b"\n", b"\n\n", b"\n\n\n", b"a\n\n", b"\na\n"])
 def test_raw_empty_lines_are_kept_on_disk(
     data: bytes, directory: Path, endpoint: str, collector: Collector, ship: Ship
@@ -430,6 +435,7 @@ def test_line_longer_than_what_is_loaded_at_once_is_kept_and_arrives(
 # ---- the collector is away --------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_lines_wait_on_disk_and_arrive_in_order_when_the_collector_comes(
     directory: Path, endpoint: str, collect: Collect, ship: Ship
 ) -> None:
@@ -651,6 +657,7 @@ def run_and_number(message: bytes) -> tuple[int, int]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(180)
 def test_what_was_journaled_arrives_in_order_though_shippers_are_killed_at_random_moments(
     directory: Path, endpoint: str, witness: Callable[[], Witness], ship: Ship
 ) -> None:
@@ -726,6 +733,7 @@ def test_line_is_kept_as_soon_as_the_pipe_is_empty_and_it_sleeps(
 PAD = "x" * 1000  # makes events so large that libzmq's 8 kB hold few of them
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("connections", [1, 2, 3])
 def test_killed_it_repeats_what_its_connections_may_hold_and_no_more(
     connections: int, directory: Path, endpoint: str, collect: Collect, ship: Ship
@@ -821,6 +829,7 @@ def test_any_number_of_files_is_drained_in_their_order(
     assert names(directory) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attempt", range(2))
 def test_processes_started_at_once_share_what_was_left_behind_and_nothing_is_sent_twice(
     attempt: int, directory: Path, collector: Collector, ship: Ship
@@ -883,6 +892,7 @@ def start_on(disk: Disk, endpoint: str, ship: Ship, *arguments: str) -> Shipper:
     return ship(*options, *arguments, **disk.inside)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [100, 2000])
 def test_full_disk_holds_the_writer_back_and_everything_arrives_when_the_collector_comes(
     size: int, small_disk: Disk, endpoint: str, collect: Collect, ship: Ship
@@ -898,6 +908,7 @@ def test_full_disk_holds_the_writer_back_and_everything_arrives_when_the_collect
     assert names(small_disk.seen) == []
 
 
+@pytest.mark.long
 def test_full_disk_and_lines_one_at_a_time(
     small_disk: Disk, endpoint: str, collect: Collect, ship: Ship
 ) -> None:
@@ -920,6 +931,7 @@ def test_full_disk_and_lines_one_at_a_time(
     assert names(small_disk.seen) == []
 
 
+@pytest.mark.long
 def test_disk_that_others_fill_is_said_once_and_what_is_on_it_is_sent_and_it_goes_on_with_room(
     small_disk: Disk, endpoint: str, collect: Collect, ship: Ship
 ) -> None:
@@ -940,6 +952,7 @@ def test_disk_that_others_fill_is_said_once_and_what_is_on_it_is_sent_and_it_goe
     assert names(small_disk.seen) == []
 
 
+@pytest.mark.long
 def test_disk_that_is_full_a_second_time_is_said_again(
     small_disk: Disk, endpoint: str, collect: Collect, ship: Ship
 ) -> None:
@@ -959,6 +972,7 @@ def test_disk_that_is_full_a_second_time_is_said_again(
     assert (result.status, result.processed, stderr_of(result)) == (0, 3, "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by_others", [False, True], ids=["by-itself", "by-others"])
 def test_killed_on_a_full_disk_nothing_that_was_journaled_is_lost(
     by_others: bool, small_disk: Disk, endpoint: str, collector: Collector, ship: Ship
@@ -987,6 +1001,7 @@ def test_killed_on_a_full_disk_nothing_that_was_journaled_is_lost(
     assert names(small_disk.seen) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_on_a_full_disk_gives_up_what_was_read_and_could_not_be_written(
     number: signal.Signals,
@@ -1017,6 +1032,7 @@ def test_signal_on_a_full_disk_gives_up_what_was_read_and_could_not_be_written(
     assert drained.finish().status == 0
 
 
+@pytest.mark.long
 def test_signal_on_a_full_disk_gives_nothing_up_where_all_that_was_read_is_written(
     small_disk: Disk, endpoint: str, ship: Ship
 ) -> None:
@@ -1029,6 +1045,7 @@ def test_signal_on_a_full_disk_gives_nothing_up_where_all_that_was_read_is_writt
     assert (result.status, stderr_of(result)) == (0, kept_in(small_disk.directory, 900))
 
 
+@pytest.mark.long
 def test_disk_that_has_room_in_time_after_a_signal_takes_everything(
     small_disk: Disk, endpoint: str, ship: Ship
 ) -> None:
@@ -1118,6 +1135,7 @@ def left_behind_by(
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damaged", [0, 1], ids=["the-older", "the-younger"])
 @pytest.mark.parametrize(
     "damage", [noise_over_all, noise_in_the_middle, noise_over_the_head, cut_short]
@@ -1148,6 +1166,7 @@ def test_damaged_file_is_renamed_and_said_once_and_the_others_are_sent(
     assert (result.status, result.processed, stderr_of(result)) == (0, 0, "")
 
 
+@pytest.mark.long
 def test_of_a_damaged_file_is_sent_what_comes_before_the_damage(
     directory: Path, endpoint: str, collector: Collector, ship: Ship
 ) -> None:
@@ -1213,6 +1232,7 @@ def test_empty_file_is_removed(directory: Path, collector: Collector, ship: Ship
     assert names(directory) == []
 
 
+@pytest.mark.long
 def test_damaged_file_whose_other_name_is_taken_does_not_stop_the_others(
     directory: Path, endpoint: str, collector: Collector, ship: Ship
 ) -> None:
@@ -1402,6 +1422,7 @@ def check_that_new_lines_arrive(shipper: Shipper, collector: Collector) -> None:
     assert re.fullmatch(damaged, stderr_of(result))
 
 
+@pytest.mark.long
 def test_noise_over_the_files_of_a_running_shipper_does_not_stop_new_lines(
     directory: Path, collector: Collector, ship: Ship
 ) -> None:
@@ -1414,6 +1435,7 @@ def test_noise_over_the_files_of_a_running_shipper_does_not_stop_new_lines(
     check_that_new_lines_arrive(shipper, collector)
 
 
+@pytest.mark.long
 def test_noise_over_what_waits_on_disk_does_not_stop_new_lines(
     directory: Path, endpoint: str, collect: Collect, ship: Ship
 ) -> None:
@@ -1436,6 +1458,7 @@ def test_noise_over_what_waits_on_disk_does_not_stop_new_lines(
     check_that_new_lines_arrive(shipper, collector)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_full", [False, True], ids=["", "full"])
 def test_line_that_is_being_written_when_the_file_turns_out_damaged_is_kept(
     is_full: bool, directory: Path, monkeypatch: pytest.MonkeyPatch
@@ -1515,6 +1538,7 @@ def moved(line: str, directory: Path) -> bool:
     return bool(match and Path(match[1]).parent == directory)
 
 
+@pytest.mark.long
 @GONE
 def test_what_waits_moves_to_a_new_file_when_the_old_one_was_taken_away(
     take_away: Callable[[Path], None],
@@ -1539,6 +1563,7 @@ def test_what_waits_moves_to_a_new_file_when_the_old_one_was_taken_away(
     assert not list(directory.glob("*.spool"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("take_away", [remove, rename])
 def test_directory_taken_away_again_and_again_costs_nothing_while_it_runs(
     take_away: Callable[[Path], None],
@@ -1561,6 +1586,7 @@ def test_directory_taken_away_again_and_again_costs_nothing_while_it_runs(
     assert (result.status, result.processed, stderr_of(result)) == (0, 20_000, "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("has_ended", [False, True], ids=["input-open", "input-ended"])
 def test_what_waits_is_kept_where_the_directory_was_taken_away_and_no_line_came_since(
     has_ended: bool, directory: Path, endpoint: str, collector: Collector, ship: Ship
@@ -1581,6 +1607,7 @@ def test_what_waits_is_kept_where_the_directory_was_taken_away_and_no_line_came_
     assert collector.receive(5000) == lines(5000)
 
 
+@pytest.mark.long
 def test_what_waits_is_given_up_where_the_directory_was_taken_away_and_there_is_no_other_place(
     directory: Path, endpoint: str, ship: Ship
 ) -> None:
@@ -1596,6 +1623,7 @@ def test_what_waits_is_given_up_where_the_directory_was_taken_away_and_there_is_
     assert kept_in(directory, 5000) not in result.stderr
 
 
+@pytest.mark.long
 def test_what_was_adopted_is_kept_where_the_directory_was_taken_away(
     directory: Path, endpoint: str, collector: Collector, ship: Ship
 ) -> None:
@@ -1613,6 +1641,7 @@ def test_what_was_adopted_is_kept_where_the_directory_was_taken_away(
     assert collector.receive(result.processed) == expected
 
 
+@pytest.mark.long
 def test_directory_whose_place_is_taken_holds_the_writer_back_until_it_is_free(
     directory: Path, endpoint: str, collect: Collect, ship: Ship
 ) -> None:
@@ -1636,6 +1665,7 @@ def test_directory_whose_place_is_taken_holds_the_writer_back_until_it_is_free(
     assert names(directory) == []
 
 
+@pytest.mark.long
 def test_directory_of_any_name_may_be_taken_away(
     tmp_path: Path, endpoint: str, collector: Collector, ship: Ship
 ) -> None:
@@ -1655,6 +1685,7 @@ def test_directory_of_any_name_may_be_taken_away(
 # ---- limits -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_spool_limit_holds_the_writer_back_and_lets_it_go_on(
     directory: Path, endpoint: str, collect: Collect, ship: Ship
 ) -> None:
@@ -1677,6 +1708,7 @@ def test_spool_limit_holds_the_writer_back_and_lets_it_go_on(
     assert names(directory) == []
 
 
+@pytest.mark.long
 def test_spool_limit_counts_what_was_left_behind(
     directory: Path, endpoint: str, collect: Collect, ship: Ship
 ) -> None:
@@ -1692,6 +1724,7 @@ def test_spool_limit_counts_what_was_left_behind(
     assert (result.status, result.processed, stderr_of(result)) == (0, 50_000, "")
 
 
+@pytest.mark.long
 def test_signal_while_the_limit_holds_the_writer_back_keeps_what_is_in_the_pipe(
     directory: Path, endpoint: str, ship: Ship
 ) -> None:
@@ -1745,6 +1778,7 @@ def counters(line: str, directory: Path) -> tuple[int, int, int, int]:
     return read, handed_over, waiting, size
 
 
+@pytest.mark.long
 def test_sigusr1_tells_what_waits_in_the_directory_what_was_left_behind_included(
     directory: Path, endpoint: str, collect: Collect, ship: Ship
 ) -> None:
@@ -1774,6 +1808,7 @@ def test_stats_tell_what_waits_in_the_directory(directory: Path, endpoint: str, 
 # ---- several connections ----------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_several_collectors_share_what_waits_and_everything_arrives(
     directory: Path, endpoint: str, collect: Collect, ship: Ship
 ) -> None:
@@ -1789,6 +1824,7 @@ def test_several_collectors_share_what_waits_and_everything_arrives(
     assert names(directory) == []
 
 
+@pytest.mark.long
 def test_killed_it_repeats_no_more_than_the_connections_of_those_who_connect_may_hold(
     directory: Path, endpoint: str, collector: Collector, ship: Ship
 ) -> None:
@@ -1980,6 +2016,7 @@ def test_file_keeps_its_id_and_two_files_have_different_ones(directory: Path) ->
     assert before[0] != before[1]
 
 
+@pytest.mark.long
 def test_chunks_before_a_damaged_one_are_loaded_first(directory: Path) -> None:
     file = zmqpush.SpoolFile.create(str(directory))
     for line in lines(5):
@@ -2014,6 +2051,7 @@ def test_chunk_that_is_not_as_it_was_written_is_never_sent(
     assert names(directory) == [f"{Path(file.path).name}.damaged"]
 
 
+@pytest.mark.long
 def test_file_that_moves_keeps_its_numbers_its_id_and_its_rows(directory: Path) -> None:
     file = zmqpush.SpoolFile.create(str(directory))
     for line in lines(5):
@@ -2037,6 +2075,7 @@ def test_file_that_moves_keeps_its_numbers_its_id_and_its_rows(directory: Path) 
     again.let_go()
 
 
+@pytest.mark.long
 def test_process_that_is_killed_while_it_removes_a_file_leaves_nothing_for_ever(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
