@@ -429,7 +429,7 @@ class Sqlite:
     def __init__(self, path: str) -> None:
         """Raises sqlite3.Error."""
         self.name = path
-        # Another collector may be there, too. It is soon done, so wait; later, if not, we try again.
+        # Another collector may be there, too: wait for it now; later, what fails is tried again.
         self._db = sqlite3.connect(path, isolation_level=None, timeout=OPENING_S)
         self._db.executescript(self.SCHEMA)
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")

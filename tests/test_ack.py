@@ -15,7 +15,6 @@ import collections
 import contextlib
 import dataclasses
 import errno
-import json
 import os
 import random
 import re
@@ -28,6 +27,7 @@ import struct
 import subprocess
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -357,7 +357,7 @@ class Delivery(RuleBasedStateMachine):
     whose records were not wiped, once; and of each shipper, in order.
     """
 
-    WINDOW = 40  # bytes, which are two to five chunks
+    WINDOW = 60  # bytes, which are two to four chunks
     EVERYTHING = 10**6
 
     def __init__(self) -> None:
@@ -386,7 +386,8 @@ class Delivery(RuleBasedStateMachine):
 
     @rule(events=st.integers(1, 3))
     def write(self, events: int) -> None:
-        texts = [b'{"n":%d}' % (len(self.written) + n) for n in range(events)]
+        place = self.shippers, len(self.written)
+        texts = [b'{"by":%d,"n":%d}' % (place[0], place[1] + n) for n in range(events)]
         self.written += texts
         self.waiting.append((self.own.shipper, self.own.write(texts)))
 
@@ -454,7 +455,7 @@ class Delivery(RuleBasedStateMachine):
     @rule(collector=st.integers(0, 2), most=st.integers(1, 8), data=st.data(), dies=st.booleans())
     def collect(self, collector: int, most: int, data: st.DataObject, dies: bool) -> None:
         """It keeps some of what has come, by connections that may be long gone; and answers."""
-        offers = []
+        offers: list[zmqpull.Offer] = []
         while len(offers) < most:
             ready = [
                 index
@@ -507,12 +508,12 @@ class Delivery(RuleBasedStateMachine):
         shared, _, own = self.stores
         assert {*shared.events, *own.events, *self.excused} >= set(self.written), "lost"
         for store in (shared, own):
-            arrived = [strict_json(event)["n"] for event in store.events]
             if not store.was_wiped:
-                assert len(set(arrived)) == len(arrived), "twice"
-                assert arrived == sorted(arrived), "out of order"
-            first_times = list(dict.fromkeys(arrived))
-            assert first_times == sorted(first_times), "out of order, when they came first"
+                assert len(set(store.events)) == len(store.events), "twice"
+            arrived = list(map(strict_json, dict.fromkeys(store.events)))
+            for shipper in range(self.shippers + 1):
+                numbers = [event["n"] for event in arrived if event["by"] == shipper]
+                assert numbers == sorted(numbers), "out of order"
 
     def count_held(self) -> int:
         return sum(len(journal.held) for journal in self.journals.values())
@@ -526,7 +527,7 @@ class Delivery(RuleBasedStateMachine):
 
 TestAnyInterleavingLosesNothingAndRepeatsNothing = Delivery.TestCase
 TestAnyInterleavingLosesNothingAndRepeatsNothing.settings = settings(
-    max_examples=250, stateful_step_count=50, deadline=None
+    max_examples=200, stateful_step_count=50, deadline=None
 )
 
 
@@ -576,14 +577,26 @@ class Place:
     def wait_for(self, count: int, deadline_s: float = DEADLINE_S) -> None:
         wait_until(lambda: self.count() >= count, f"{count} events", deadline_s)
 
+    def wait_for_more(self, count: int) -> None:
+        """Wait for at least one more, and so many in all."""
+        self.wait_for(max(self.count() + 1, count))
+
 
 class InFile(Place):
     def __init__(self, path: Path) -> None:
         super().__init__("--output", str(path))
         self._path = path
+        self._counted = 0  # lines, in so many bytes
+        self._bytes = 0
 
     def count(self) -> int:
-        return self._path.read_bytes().count(b"\n") if self._path.exists() else 0
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._bytes)
+                more = file.read()
+            self._counted += more.count(b"\n")
+            self._bytes += len(more)
+        return self._counted
 
     def events(self) -> list[bytes]:
         return self._path.read_bytes().splitlines()
@@ -627,7 +640,8 @@ class InRedis(Place):
         return int(self._redis.llen(self._key))
 
     def events(self) -> list[bytes]:
-        return list(self._redis.lrange(self._key, 0, -1))
+        events: list[bytes] = self._redis.lrange(self._key, 0, -1)  # type: ignore[assignment]
+        return events
 
 
 @pytest.fixture(params=["file", "redis", "sqlite"])
@@ -664,20 +678,9 @@ def test_every_sink_keeps_its_books_by_the_same_rule(
 ) -> None:
     """Those of Redis are kept by a script in Lua."""
     folder = tmp_path_factory.mktemp("books")
-    place: Place
-    if kind == "file":
-        place = InFile(folder / "events")
-        sink: zmqpull.Sink = zmqpull.File(place.options[1])
-    elif kind == "sqlite":
-        place = InSqlite(folder / "events.db")
-        sink = zmqpull.Sqlite(place.options[1])
-    else:
-        url = request.getfixturevalue("redis_url")
-        place = InRedis(url, str(folder))
-        sink = zmqpull.RedisList(url, str(folder), 0)
     reference = Store()
 
-    async def keep_all() -> None:
+    async def keep_all(sink: zmqpull.Sink) -> None:
         for offers in batches:
             before = len(reference.events)
             records = reference.keep(offers)
@@ -685,28 +688,59 @@ def test_every_sink_keeps_its_books_by_the_same_rule(
             new = [event for offer in offers if offer.is_new for event in offer.events]
             assert new == reference.events[before:]
 
-    asyncio.run(keep_all())
+    async def keep_all_in_redis() -> None:
+        await keep_all(zmqpull.RedisList(url, str(folder), 0))  # which is of this event loop
+
+    place: Place
+    if kind == "file":
+        place = InFile(folder / "events")
+        with open(folder / "events", "ab") as file:
+            asyncio.run(keep_all(zmqpull.Descriptor(file.fileno(), "a file")))
+    elif kind == "sqlite":
+        place = InSqlite(folder / "events.db")
+        sink = zmqpull.Sqlite(place.options[1])
+        with contextlib.closing(sink._db):
+            asyncio.run(keep_all(sink))
+    else:
+        url = request.getfixturevalue("redis_url")
+        place = InRedis(url, str(folder))
+        asyncio.run(keep_all_in_redis())
     assert place.events() == reference.events
 
 
 def test_sink_that_cannot_sync_has_not_kept_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the disk did not take is written once more: the kernel may have dropped it (fsync(2))."""
-    sink = zmqpull.File(str(tmp_path / "events"))
+    """What the disk did not take is written again: the kernel may have dropped it (fsync(2))."""
     offer = zmqpull.Offer(b"peer", ALICE, 1, 1, [b'{"n":1}'])
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", _fail_to_sync)
-        with pytest.raises(zmqpull.Trouble, match="Input/output error"):
-            asyncio.run(sink.keep([offer]))
-    assert not offer.is_new
-    assert asyncio.run(sink.keep([offer])) == {ALICE: 1}
+    with open(tmp_path / "events", "ab") as file:
+        sink = zmqpull.Descriptor(file.fileno(), "a file")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", _fail_to_sync)
+            with pytest.raises(zmqpull.Trouble, match="Input/output error"):
+                asyncio.run(sink.keep([offer]))
+        assert not offer.is_new
+        assert asyncio.run(sink.keep([offer])) == {ALICE: 1}
     assert offer.is_new
     assert (tmp_path / "events").read_bytes() == b'{"n":1}\n' * 2
 
 
 def _fail_to_sync(descriptor: int) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_file_remembers_ten_thousand_shippers_and_forgetting_one_stops_nothing() -> None:
+    def offer(shipper: int, number: int) -> zmqpull.Offer:
+        return zmqpull.Offer(b"peer", shipper.to_bytes(16, "big"), number, number, [b"{}"])
+
+    with open(os.devnull, "wb") as nothing:
+        sink = zmqpull.Descriptor(nothing.fileno(), "nothing")
+        again = [offer(serial, 1) for serial in (0, 1, 10_000)]
+        later = offer(0, 7)
+        for offers in ([offer(serial, 1) for serial in range(10_001)], again, [later]):
+            asyncio.run(sink.keep(offers))
+    assert [offer.is_new for offer in again] == [True, False, False]
+    assert later.is_new
 
 
 def test_pipe_needs_no_sync(tmp_path: Path) -> None:
@@ -725,20 +759,22 @@ def test_pipe_needs_no_sync(tmp_path: Path) -> None:
 PATIENCE_S = 0.3  # of the hasty program
 
 
-@pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A zmqpush.py whose patience is short; nothing else of it is different."""
+def copy_with(folder: Path, **constants: float) -> str:
+    """A zmqpush.py of which only these constants are different."""
     source = (TOP / "zmqpush.py").read_text(encoding="utf-8")
-    for name, was_s, is_s in (
-        ("ANSWER_S", 5.0, PATIENCE_S),
-        ("LONGEST_PATIENCE_S", 60.0, 2 * PATIENCE_S),
-        ("STILL_WORKING_S", 2.0, 0.2),
-    ):
-        source, count = re.subn(f"^{name} = {was_s}", f"{name} = {is_s}", source, flags=re.M)
+    for name, value in constants.items():
+        source, count = re.subn(rf"^{name} = [\d.]+", f"{name} = {value}", source, flags=re.M)
         assert count == 1, name
-    path = tmp_path_factory.mktemp("hasty") / "zmqpush.py"
+    path = folder / "zmqpush.py"
     path.write_text(source, encoding="utf-8")
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A zmqpush.py whose patience is short."""
+    folder = tmp_path_factory.mktemp("hasty")
+    return copy_with(folder, ANSWER_S=PATIENCE_S, LONGEST_PATIENCE_S=2 * PATIENCE_S)
 
 
 @pytest.fixture
@@ -771,16 +807,17 @@ def memory(pid: int) -> int:
     return int(proc_status(pid, "VmRSS").split()[0]) * 1024
 
 
+def switches(pid: int) -> int:
+    """How often its main thread was taken off the processor."""
+    names = ("voluntary_ctxt_switches", "nonvoluntary_ctxt_switches")
+    return sum(int(proc_status(pid, name)) for name in names)
+
+
 def wakeups(pid: int, for_s: float) -> int:
-    """How often its main thread woke up, or was interrupted, in so many seconds."""
-
-    def switches() -> int:
-        names = ("voluntary_ctxt_switches", "nonvoluntary_ctxt_switches")
-        return sum(int(proc_status(pid, name)) for name in names)
-
-    before = switches()
+    """How often its main thread woke up in so many seconds."""
+    before = switches(pid)
     time.sleep(for_s)
-    return switches() - before
+    return switches(pid) - before
 
 
 def wait_until_asleep(pid: int) -> None:
@@ -861,9 +898,9 @@ class OurCollector:
     def receive(self, deadline_s: float = DEADLINE_S) -> Message:
         assert self.socket.poll(int(deadline_s * 1000)), "nothing came"
         peer, header, *texts = self.socket.recv_multipart()
-        version, *fields = HEADER.unpack(header)
+        version, kind, shipper, number, first = HEADER.unpack(header)
         assert version == 1
-        return Message(peer, *fields, texts)
+        return Message(peer, kind, shipper, number, first, texts)
 
     def receive_chunk(self) -> Message:
         """The next chunk; to questions before it the answer is that nothing is safe."""
@@ -889,7 +926,8 @@ class OurCollector:
         return self.socket.poll(int(for_s * 1000)) == 0
 
     def close(self) -> None:
-        self._context.destroy(linger=0)
+        """End it; what it has answered goes out."""
+        self._context.destroy(linger=1000)
 
 
 @pytest.fixture
@@ -956,6 +994,23 @@ def test_shipper_waits_for_a_late_answer_which_is_good_for_all_before(
     assert (result.status, result.processed, result.stderr) == (0, 3, "")
 
 
+def test_answer_that_came_just_before_the_end_of_the_connection_counts(
+    our_collector: OurCollector, ship: Ship
+) -> None:
+    """A collector may go when it has answered; and nobody else may come."""
+    shipper = ship("--ack", "-c", our_collector.endpoint)
+    shipper.write(b"1\n")
+    chunk = our_collector.receive_chunk()
+    shipper.end_input()
+    assert "; 1 messages wait " in shipper.read_stderr_line()
+    stop(shipper)
+    our_collector.answer(chunk, 1)
+    our_collector.close()
+    shipper.signal(signal.SIGCONT)
+    result = shipper.finish()
+    assert (result.status, result.processed, result.stderr) == (0, 1, "")
+
+
 def test_answers_that_say_less_or_too_much_do_no_harm(
     our_collector: OurCollector, ship: Ship
 ) -> None:
@@ -1007,10 +1062,21 @@ def test_nonsense_from_a_collector_is_said_once_and_ignored(
     assert (result.status, result.processed, result.stderr) == (0, 1, "")
 
 
+def test_more_goes_out_than_libzmq_takes_at_once(ship: Ship) -> None:
+    """Without a polling loop, and without an answer that would wake the shipper."""
+    with contextlib.closing(OurCollector(RCVHWM=1, RCVBUF=4096)) as collector:
+        shipper = ship("--ack", "-c", collector.endpoint, "--sndhwm", "1", "--format", "raw")
+        expected = texts(30, size=100_000)
+        Feeder(shipper, as_input(expected))
+        received: list[bytes] = []
+        while len(received) < len(expected):
+            received += collector.receive_chunk().texts[0].split(b"\n")
+        assert [text.decode() for text in received] == expected
+
+
 def test_shipper_ends_when_all_is_safe_whatever_has_not_gone_out(ship: Ship) -> None:
     """A collector may know what it has not read: from another collector, for one."""
-    narrow = {"RCVHWM": 1, "RCVBUF": 4096}
-    with contextlib.closing(OurCollector(**narrow)) as collector:
+    with contextlib.closing(OurCollector(RCVHWM=1, RCVBUF=4096)) as collector:
         shipper = ship("--ack", "-c", collector.endpoint, "--sndhwm", "1", "--format", "raw")
         Feeder(shipper, as_input(texts(200, size=100_000)))
         chunk = collector.receive_chunk()
@@ -1163,13 +1229,18 @@ def test_collector_keeps_what_comes_at_once_and_in_any_mixture(
     place: Place, our_shipper: Callable[[str], OurShipper], pull: Ship
 ) -> None:
     endpoint = free_endpoint()
-    pull(endpoint, *place.options)
+    collector = pull(endpoint, *place.options)
     one, two = our_shipper(endpoint), our_shipper(endpoint)
+    for shipper in (one, two):
+        shipper.ask(ALICE)
+        assert shipper.answer() == (ALICE, 0)
+    stop(collector)
     rng = random.Random(2120)
     for number in range(1, 301):
         for shipper, who in ((one, ALICE), (two, BOB)):
             for repeated in {number, max(1, number - rng.randrange(5))}:
                 shipper.offer(who, repeated, 1, b'{"message":"%b %d"}' % (who[:3], repeated))
+    collector.signal(signal.SIGCONT)
     one.answers((ALICE, 300))
     two.answers((BOB, 300))
     messages = place.messages()
@@ -1219,12 +1290,12 @@ def test_every_line_arrives_once_and_in_order(
     endpoint = free_endpoint()
     collector = pull(endpoint, *options_of(places))
     options = [str(tmp_path / word) if word == "SPOOL" else word for word in options]
-    expected = texts(30_000)
+    expected = texts(10_000)
     result = ship("--ack", "-c", endpoint, *options).finish(as_input(expected))
     for place in places:
         assert place.messages() == expected
-    assert (result.status, result.processed) == (0, 30_000)
-    assert end(collector) == "zmqpull.py: 30000 events written\n"
+    assert (result.status, result.processed) == (0, 10_000)
+    assert end(collector) == "zmqpull.py: 10000 events written\n"
 
 
 def test_lines_of_a_million_bytes_arrive(places: list[Place], pull: Ship, ship: Ship) -> None:
@@ -1320,18 +1391,17 @@ def test_collector_that_is_killed_again_and_again_loses_nothing(
     endpoint = free_endpoint()
     collector = pull(endpoint, *place.options)
     shipper = ship("--ack", "-c", endpoint)
-    expected = texts(120_000, size=50)
+    expected = texts(60_000, size=50)
     Feeder(shipper, as_input(expected))
-    for share in (0.2, 0.4, 0.6):
-        wait_until(lambda: place.count() >= share * len(expected), f"{share:.0%}")  # noqa: B023
+    for count in (10_000, 20_000, 30_000):
+        place.wait_for_more(count)
         kill(collector)
         collector = pull(endpoint, *place.options)
     result = shipper.finish()
-    messages = place.messages()
-    assert len(messages) >= len(expected)
+    events = place.events()
     if isinstance(place, InFile):
-        messages = [text for text in dict.fromkeys(messages) if len(text) == 50]  # whole ones
-    assert messages == expected
+        events = [event for event in dict.fromkeys(events) if event.endswith(b"}")]  # whole ones
+    assert [strict_json(event)["message"] for event in events] == expected
     assert (result.status, result.processed) == (0, len(expected))
 
 
@@ -1342,10 +1412,10 @@ def test_collector_that_ends_in_an_orderly_manner_repeats_nothing_in_a_file(
     endpoint, place = free_endpoint(), InFile(tmp_path / "events")
     collector = pull(endpoint, *place.options)
     shipper = ship("--ack", "-c", endpoint)
-    expected = texts(120_000, size=50)
+    expected = texts(60_000, size=50)
     Feeder(shipper, as_input(expected))
-    for share in (0.2, 0.4, 0.6):
-        wait_until(lambda: place.count() >= share * len(expected), f"{share:.0%}")  # noqa: B023
+    for count in (10_000, 20_000, 30_000):
+        place.wait_for_more(count)
         assert re.fullmatch(r"zmqpull\.py: \d+ events written\n", end(collector))
         collector = pull(endpoint, *place.options)
     result = shipper.finish()
@@ -1358,14 +1428,14 @@ def test_collector_that_has_enough_answers_before_it_ends(
 ) -> None:
     """With nobody else to ask, the shipper would wait for ever."""
     place = InFile(tmp_path / "events")
-    for _ in range(5):
+    for _ in range(3):
         endpoint = free_endpoint()
         collector = pull(endpoint, *place.options, "-n", "3")
         shipper = ship("--ack", "-c", endpoint)
         result = shipper.finish(b"1\n2\n3\n")
         assert (result.status, result.processed, result.stderr) == (0, 3, "")
         assert collector.finish().stderr == "zmqpull.py: 3 events written\n"
-    assert place.messages() == ["1", "2", "3"] * 5
+    assert place.messages() == ["1", "2", "3"] * 3
 
 
 def test_shipper_that_is_killed_with_a_spool_loses_and_repeats_nothing(
@@ -1375,17 +1445,17 @@ def test_shipper_that_is_killed_with_a_spool_loses_and_repeats_nothing(
     endpoint, spool = free_endpoint(), str(tmp_path / "spool")
     place = InSqlite(tmp_path / "events.db")
     options = ("--ack", "-c", endpoint, "--spool", spool)
-    expected = texts(90_000, size=50)
-    for start in (0, 30_000, 60_000):
+    expected = texts(60_000, size=50)
+    for start in (0, 20_000, 40_000):
         shipper = ship(*options)
-        shipper.write(as_input(expected[start : start + 30_000]))
+        shipper.write(as_input(expected[start : start + 20_000]))
         wait_until_read(shipper)
-        if start == 60_000:
+        if start == 40_000:
             pull(endpoint, *place.options)
             wait_until(lambda: 0 < place.count() < len(expected), "under way")
         kill(shipper)
     shipper = ship(*options)
-    wait_until(lambda: place.count() > 30_000, "under way")
+    place.wait_for_more(30_000)
     kill(shipper)
     result = ship(*options).finish(as_input(["the last one"]))
     assert result.status == 0
@@ -1401,13 +1471,13 @@ def test_both_are_killed_again_and_again(tmp_path: Path, pull: Ship, ship: Ship)
     endpoint, spool = free_endpoint(), str(tmp_path / "spool")
     place = InSqlite(tmp_path / "events.db")
     options = ("--ack", "-c", endpoint, "--spool", spool)
-    expected = texts(100_000, size=50)
+    expected = texts(60_000, size=50)
     shipper = ship(*options)
     shipper.write(as_input(expected))
     wait_until_read(shipper)
     collector = pull(endpoint, *place.options)
-    for share in (0.1, 0.3, 0.5):
-        wait_until(lambda: place.count() >= share * len(expected), f"{share:.0%}")  # noqa: B023
+    for count in (5000, 15_000, 25_000):
+        place.wait_for_more(count)
         kill(shipper)
         kill(collector)
         collector = pull(endpoint, *place.options)
@@ -1423,10 +1493,10 @@ def test_record_that_is_wiped_stops_and_loses_nothing(
     endpoint, place = free_endpoint(), InSqlite(tmp_path / "events.db")
     pull(endpoint, *place.options)
     shipper = ship("--ack", "-c", endpoint, program=hasty)
-    expected = texts(100_000, size=50)
+    expected = texts(60_000, size=50)
     Feeder(shipper, as_input(expected))
-    for share in (0.2, 0.5):
-        wait_until(lambda: place.count() >= share * len(expected), f"{share:.0%}")  # noqa: B023
+    for count in (10_000, 30_000):
+        place.wait_for_more(count)
         with place.open() as db:
             db.execute("PRAGMA busy_timeout = 10000")
             assert db.execute("DELETE FROM shipper").rowcount == 1
@@ -1469,25 +1539,37 @@ def test_stopped_collector_is_left_for_the_next_and_when_it_wakes_nothing_comes_
 def test_collectors_that_share_nothing_have_everything_between_them(
     hasty: str, tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
+    """Each has what it has once, and in order; some of it the other one may have, too."""
     ends = [(free_endpoint(), InSqlite(tmp_path / name)) for name in ("one.db", "two.db")]
     (one, first), (two, second) = ends
     collectors = [pull(endpoint, *place.options) for endpoint, place in ends]
     shipper = ship("--ack", "-c", one, "-c", two, program=hasty)
     expected = texts(60_000)
-    shipper.write(as_input(expected[:20_000]))
-    first.wait_for(20_000)
-    stop(collectors[0])
-    shipper.write(as_input(expected[20_000:40_000]))
-    second.wait_for(20_000)
+    for start in (0, 20_000):
+        shipper.write(as_input(expected[start : start + 20_000]))
+        wait_until(lambda: first.count() + second.count() >= start + 20_000, "there")  # noqa: B023
+        stop(collectors[0])
     collectors[0].signal(signal.SIGCONT)
     wait_until_asleep(collectors[0].pid)
     kill(collectors[1])
     result = shipper.finish(as_input(expected[40_000:]))
     assert (result.status, result.processed) == (0, 60_000)
-    assert second.messages() == expected[20_000:40_000]
-    messages = first.messages()
-    assert messages == sorted(set(messages))
-    assert set(messages) >= {*expected[:20_000], *expected[40_000:]}
+    arrived = [place.messages() for place in (first, second)]
+    for messages in arrived:
+        assert messages == sorted(set(messages))
+    assert sorted({*arrived[0], *arrived[1]}) == expected
+    assert arrived[1]
+
+
+def test_end_of_a_connection_that_was_left_before_is_no_news() -> None:
+    """What the monitor says comes later than we act."""
+
+    async def hear() -> None:
+        link = zmqpush.AckLink(0, 0, ["tcp://127.0.0.1:9"])
+        link.event_received(types.SimpleNamespace(event=zmq.EVENT_DISCONNECTED, value=99))
+        assert link.connections == {}
+
+    asyncio.run(hear())
 
 
 def test_dead_collector_is_left_for_the_next(
@@ -1510,7 +1592,7 @@ class Relay:
         self.endpoint = "tcp://{}:{}".format(*self._listener.getsockname())
         self.swallowed: set[str] = set()
         self._sockets: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._serve)]
+        self._threads = [threading.Thread(target=self._serve, daemon=True)]
         self._threads[0].start()
 
     def _serve(self) -> None:
@@ -1522,7 +1604,9 @@ class Relay:
                 return
             self._sockets += [client, server]
             for way, source, sink in (("chunks", client, server), ("answers", server, client)):
-                thread = threading.Thread(target=self._pass_on, args=(way, source, sink))
+                thread = threading.Thread(
+                    target=self._pass_on, args=(way, source, sink), daemon=True
+                )
                 self._threads.append(thread)
                 thread.start()
 
@@ -1580,7 +1664,7 @@ class WebServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = "tcp://{}:{}".format(*self._listener.getsockname())
         self.requests = 0
-        self._thread = threading.Thread(target=self._serve)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
@@ -1623,19 +1707,21 @@ def test_peers_that_are_no_collectors_get_nothing_and_the_line_goes_on(
 ) -> None:
     endpoint, place = free_endpoint(), InFile(tmp_path / "events")
     pull(endpoint, *place.options)
-    others = [peers(kind) for kind in ("PULL", "PUSH", "SUB", "REP", "DEALER", "ROUTER")]
+    kinds = ("PULL", "PUSH", "SUB", "REP", "DEALER", "ROUTER")
+    others = {kind: peers(kind) for kind in kinds}
     with contextlib.closing(WebServer()) as web:
-        wrong = [other.get_string(zmq.LAST_ENDPOINT) for other in others]
+        wrong = [other.get_string(zmq.LAST_ENDPOINT) for other in others.values()]
         options = [word for each in (*wrong, web.endpoint, endpoint) for word in ("-c", each)]
         result = ship("--ack", *options, program=hasty).finish(b"x\n")
         assert web.requests
     assert place.messages() == ["x"]
     assert (result.status, result.processed) == (0, 1)
-    talkers = [other for other in others if other.poll(0)]
-    assert {talker.socket_type for talker in talkers} <= {zmq.REP, zmq.DEALER, zmq.ROUTER}
-    for talker in talkers:
-        frames = talker.recv_multipart()
-        assert HEADER.unpack(frames[-1])[:2] == (1, QUESTION)  # and not the line
+    for kind in ("DEALER", "ROUTER"):  # which may be collectors
+        *_, header = others[kind].recv_multipart(zmq.DONTWAIT)
+        assert HEADER.unpack(header)[:2] == (1, QUESTION)
+    for kind in ("PULL", "SUB", "REP"):
+        with pytest.raises(zmq.Again):
+            others[kind].recv_multipart(zmq.DONTWAIT)
 
 
 @pytest.mark.parametrize("kind", ["PULL", "HTTP"])
@@ -1655,7 +1741,6 @@ def test_what_waits_for_a_wrong_peer_goes_to_the_collector_that_takes_its_place(
         endpoint = peer.get_string(zmq.LAST_ENDPOINT)
     shipper = ship("--ack", "-c", endpoint)
     shipper.write(b"x\n")
-    wait_until_asleep(shipper.pid)
     if kind == "HTTP":
         wait_until(lambda: web.requests, "it was asked for")
         web.close()
@@ -1673,21 +1758,18 @@ UNKNOWN = "tcp://" + "a." * 150 + "invalid:2120"  # no name is so long: no serve
 
 
 def test_name_that_does_not_resolve_is_looked_up_by_one_thread_and_said_once(
-    hasty: str, tmp_path: Path, pull: Ship, ship: Ship
+    hasty: str, ship: Ship
 ) -> None:
-    shipper = ship("--ack", "-c", UNKNOWN, program=hasty)
+    shipper = ship("--ack", "-c", UNKNOWN, "--linger", "0", program=hasty)
     warning = shipper.read_stderr_line()
     assert warning.startswith(f"zmqpush.py: {UNKNOWN}: ")
     before = proc_status(shipper.pid, "Threads")
     shipper.write(b"x\n")
-    time.sleep(10 * PATIENCE_S)  # in which it is tried five times
+    time.sleep(6 * PATIENCE_S)  # in which it tries three times
     assert proc_status(shipper.pid, "Threads") == before
-    shipper.signal(signal.SIGINT)
-    shipper.end_input()
     result = shipper.finish()
-    assert result.status == 1
-    assert result.stderr.count(UNKNOWN) <= 1  # of what keeps it, at the end
-    assert "going on" not in result.stderr
+    assert (result.status, result.processed) == (1, 0)
+    assert result.stderr == "zmqpush.py: gave up 1 messages: no collector has acknowledged them\n"
 
 
 def test_name_that_does_not_resolve_is_left_for_the_next(
@@ -1704,9 +1786,10 @@ def test_name_that_does_not_resolve_is_left_for_the_next(
 
 
 def test_omprog_says_ok_when_it_is_acknowledged(
-    hasty: str, our_collector: OurCollector, ship: Ship
+    tmp_path: Path, our_collector: OurCollector, ship: Ship
 ) -> None:
-    shipper = ship("--ack", "--omprog", "-c", our_collector.endpoint, program=hasty)
+    program = copy_with(tmp_path, STILL_WORKING_S=0.2)
+    shipper = ship("--ack", "--omprog", "-c", our_collector.endpoint, program=program)
     stdout = shipper.process.stdout
     assert stdout
     assert stdout.read(3) == b"OK\n"
@@ -1749,22 +1832,19 @@ def test_omprog_with_a_spool_says_ok_when_it_is_journaled(
 
 
 def test_idle_and_connected_nothing_wakes_either_end(
-    hasty: str, place: Place, pull: Ship, ship: Ship
+    hasty: str, places: list[Place], pull: Ship, ship: Ship
 ) -> None:
     """When nothing waits for an answer there is no timer, either."""
     endpoint = free_endpoint()
-    collector = pull(endpoint, *place.options)
+    collector = pull(endpoint, *options_of(places))
     shipper = ship("--ack", "-c", endpoint, program=hasty)
-    shipper.write(b"x\n")
-    place.wait_for(1)
-    for process in (shipper, collector):
-        wait_until_asleep(process.pid)
-    before = [wakeups(process.pid, 0) for process in (shipper, collector)]
-    assert before == [0, 0]
-    assert wakeups(shipper.pid, 3 * PATIENCE_S) == 0
-    assert wakeups(collector.pid, 3 * PATIENCE_S) == 0
-    shipper.write(b"y\n")
-    place.wait_for(2)
+    for serial in (1, 2):
+        shipper.write(b"x\n")
+        for place in places:
+            place.wait_for(serial)
+        for process in (shipper, collector):
+            wait_until_asleep(process.pid)
+            assert wakeups(process.pid, 3 * PATIENCE_S) == 0
     assert shipper.finish().status == 0
 
 
@@ -1801,7 +1881,7 @@ def test_locked_database_holds_the_acknowledgement_back_and_is_not_given_everyth
     endpoint, place = free_endpoint(), InSqlite(tmp_path / "events.db")
     collector = pull(endpoint, *place.options)
     wait_until(lambda: place.ask("SELECT 1 FROM sqlite_master WHERE name = 'shipper'"), "made")
-    expected = texts(100_000, size=50)
+    expected = texts(60_000, size=50)
     with place.open() as db:
         db.execute("PRAGMA busy_timeout = 10000")
         db.execute("BEGIN EXCLUSIVE")
@@ -1811,7 +1891,7 @@ def test_locked_database_holds_the_acknowledgement_back_and_is_not_given_everyth
         assert said.endswith("database is locked; the senders have to wait\n")
         time.sleep(2 * PATIENCE_S)
         before = memory(collector.pid)
-        time.sleep(10 * PATIENCE_S)
+        time.sleep(6 * PATIENCE_S)
         assert memory(collector.pid) - before < 1_000_000
         assert shipper.process.poll() is None
         db.execute("ROLLBACK")
@@ -1833,7 +1913,8 @@ def test_database_in_use_when_a_collector_begins_is_waited_for(
         collector = pull(endpoint, *place.options)
         path = place.options[1]
         wait_until(lambda: has_open(collector.pid, path), "the collector has opened it")
-        wait_until_asleep(collector.pid)
+        before = switches(collector.pid)
+        wait_until(lambda: switches(collector.pid) > before + 5, "it has tried several times")
         db.execute("COMMIT")
     assert ship("--ack", "-c", endpoint).finish(b"x\n").status == 0
     assert place.messages() == ["x"]
@@ -1841,9 +1922,7 @@ def test_database_in_use_when_a_collector_begins_is_waited_for(
 
 def has_open(pid: int, path: str) -> bool:
     with contextlib.suppress(FileNotFoundError):
-        return any(
-            os.readlink(link) == path for link in Path(f"/proc/{pid}/fd").iterdir()
-        )
+        return any(os.readlink(link) == path for link in Path(f"/proc/{pid}/fd").iterdir())
     return False
 
 
@@ -1853,7 +1932,7 @@ def has_open(pid: int, path: str) -> bool:
 def test_garbage_and_crowds_do_no_harm_to_a_collector(
     tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
-    """A good shipper gets through meanwhile; and nobody is remembered for ever."""
+    """A good shipper gets through meanwhile."""
     endpoint, place = free_endpoint(), InFile(tmp_path / "events")
     collector = pull(endpoint, *place.options)
     wait_until(lambda: is_listening(endpoint), "the collector listens")
@@ -1880,26 +1959,25 @@ def test_garbage_and_crowds_do_no_harm_to_a_collector(
             noisy.send_multipart([rng.randbytes(size) for size in sizes])
         noisy.send_multipart([b""] * 10_000)
         noisy.send(bytes(5_000_000))
-        sizes = []
-        for start in (0, 15_000, 30_000):
-            for serial in range(start, start + 15_000):
-                who = serial.to_bytes(16, "big")
-                noisy.send_multipart([HEADER.pack(1, ONE, who, 1, 1), b'{"message":"crowd"}'])
-                if serial % 500 == 499:  # its queue is not endless, and neither is ours
-                    while True:
-                        assert noisy.poll(int(DEADLINE_S * 1000))
-                        if ANSWER.unpack(noisy.recv())[2:] == (who, 1):
-                            break
-            sizes.append(memory(collector.pid))
+        before = memory(collector.pid)
+        for serial in range(20_000):
+            who = serial.to_bytes(16, "big")
+            noisy.send_multipart([HEADER.pack(1, ONE, who, 1, 1), b'{"message":"crowd"}'])
+            if serial % 500 == 499:  # its queue is not endless, and neither is ours
+                while True:
+                    assert noisy.poll(int(DEADLINE_S * 1000))
+                    if ANSWER.unpack(noisy.recv())[2:] == (who, 1):
+                        break
+        grown = memory(collector.pid) - before
         result = shipper.finish()
     assert (result.status, result.processed) == (0, 50_000)
     messages = collections.Counter(place.messages())
-    assert messages.pop("crowd") == 45_000
+    assert messages.pop("crowd") == 20_000
     assert messages == dict.fromkeys(expected, 1)
-    assert sizes[2] - sizes[1] < 2_000_000
+    assert grown < 10_000_000
     said = end(collector).splitlines()
     assert said[0].startswith("zmqpull.py: a peer does not speak the protocol of --ack: ")
-    assert said[1:] == ["zmqpull.py: 95000 events written"]
+    assert said[1:] == ["zmqpull.py: 70000 events written"]
 
 
 # ---- the command line -------------------------------------------------------------------------
