@@ -55,6 +55,7 @@ RETRY_S = 1.0
 OPENING_S = 5.0  # how long a database may be in use by another when we begin
 BUSY_MS = 100  # and later, without a word about it
 MOST_OFFERS = 100  # that are taken at a time
+MOST_MESSAGES = 1_000_000  # in a chunk; zmqpush.py has a third of that, Redis 6 takes no more
 MOST_RECORDS = 10_000  # of shippers that are kept in memory, for a file
 RECORD_LASTS_S = 30 * 86400  # a shipper that was not here for so long is forgotten
 HIGHEST_NUMBER = 2**53 - 1  # of a chunk; from there on Redis' Lua cannot count
@@ -188,8 +189,11 @@ class Offer:
             raise ValueError(f"kind {kind} with {len(texts)} frames")
         if not 0 < first <= number <= HIGHEST_NUMBER:
             raise ValueError(f"number {number}, first {first}")
-        lines = texts[0].split(b"\n") if kind == zmqpush.ACK_LINES else texts
-        return cls(peer, shipper, number, first, events_of(lines))
+        if kind == zmqpush.ACK_LINES:
+            if texts[0].count(b"\n") >= MOST_MESSAGES:
+                raise ValueError(f"more than {MOST_MESSAGES} messages in a chunk")
+            texts = texts[0].split(b"\n")
+        return cls(peer, shipper, number, first, events_of(texts))
 
 
 def next_record(record: int | None, offer: Offer) -> int | None:
@@ -284,7 +288,9 @@ class Descriptor:
 
     async def _writable(self) -> None:
         """Wait, without blocking, until a pipe or a terminal takes something."""
-        if self._at_once > PIPE_BUF or select.select([], [self._descriptor], [], 0)[1]:
+        poll = select.poll()  # select() refuses descriptors from 1024 up
+        poll.register(self._descriptor, select.POLLOUT)
+        if self._at_once > PIPE_BUF or poll.poll(0):
             return
         loop = asyncio.get_running_loop()
         writable = asyncio.Event()
@@ -741,6 +747,7 @@ async def insist(sink: Sink, attempt: Callable[[], Awaitable[Got]]) -> Got:
 
 async def collect(options: argparse.Namespace) -> int:
     """Collect until the end; returns the exit status."""
+    zmqpush.allow_open_files()  # a connection takes one
     sinks = open_sinks(options)
     try:
         pull = (Router if options.ack else Pull)(options.bind, options.connect)
@@ -782,16 +789,17 @@ async def collect(options: argparse.Namespace) -> int:
     if collecting.done():
         with contextlib.suppress(BrokenPipeError):
             collecting.result()
-    elif collector.in_hand:
+    lost = 0 if collecting.done() or options.ack else collector.in_hand
+    if lost:
         zmqpush.say(
-            f"gave up at most {collector.in_hand} events that could not be written, "
+            f"gave up at most {lost} events that could not be written, "
             "and what libzmq held, which it does not tell"
         )
     if isinstance(pull, Router):
         pull.close()
     if not options.quiet:
         zmqpush.say(f"{collector.events} events written")
-    return 0 if collecting.done() or not collector.in_hand else 1
+    return 1 if lost else 0
 
 
 # ---- command line -----------------------------------------------------------------------------

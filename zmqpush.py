@@ -101,6 +101,7 @@ LAST_HANDOVER_S = 0.5  # at least this is left for delivery when reading on has 
 NOTICE_AFTER_S = 1.0  # how long the end of input waits for a collector before we say so
 KEEPALIVE_AFTER_S = 60
 WINDOW_SIZE = 4 * 1024 * 1024  # bytes that may be on their way without an acknowledgement
+WINDOW_CHUNKS = 1000  # and chunks, each of which may keep a file of the spool open
 ANSWER_S = 5.0  # after so long an answer is late
 LONGEST_PATIENCE_S = 60.0
 OUT_BATCH_SIZE = 8192  # bytes that libzmq writes at once, beyond what it counts as queued
@@ -1308,8 +1309,13 @@ class Spool(Backlog):
 
     def waiting(self) -> int:
         """How many events wait to be sent, those that cannot be written included."""
-        count = sum(file.events for file in self._files) + self.unsaved
+        count = sum(file.events for file in self._files) + self.unsaved + self.homeless()
         return count - (self.sent - self._sent_before)
+
+    def homeless(self) -> int:
+        """How many events are in memory alone, since their file was put aside."""
+        chunks = [*self._in_hand, *self._loaded]
+        return sum(chunk.count() for chunk in chunks if self._file_of(chunk) not in self._files)
 
     def _keep_in_place(self) -> None:
         """Let what is left be where the next start looks; what cannot be there is not saved."""
@@ -1655,6 +1661,7 @@ class Window:
 
     def __init__(self) -> None:
         self.size = 0  # bytes
+        self._count = 0  # chunks
         self._chunks: dict[bytes, collections.deque[Chunk | Finished]] = {}  # by shipper
         self._unsent: collections.deque[tuple[bytes, Chunk | Finished]] = collections.deque()
 
@@ -1663,6 +1670,11 @@ class Window:
         self._chunks.setdefault(shipper, collections.deque()).append(chunk)
         self._unsent.append((shipper, chunk))
         self.size += chunk.size
+        self._count += 1
+
+    def is_full(self) -> bool:
+        """Whether no more should be added before something is safe."""
+        return self.size >= WINDOW_SIZE or self._count >= WINDOW_CHUNKS
 
     def safe(self, shipper: bytes, number: int) -> list[Chunk | Finished]:
         """All of `shipper` up to `number` is safe: forget it; returns what was forgotten."""
@@ -1673,6 +1685,7 @@ class Window:
         if not held:
             self._chunks.pop(shipper, None)
         self.size -= sum(chunk.size for chunk in chunks)
+        self._count -= len(chunks)
         return chunks
 
     def again(self) -> None:
@@ -1742,7 +1755,7 @@ class AckLink(Link):
         self._push.setsockopt(zmq.IMMEDIATE, 0)  # or answers that came just before the end are lost
         self._dial()
         while chunk := await backlog.get():
-            while self._window.size >= WINDOW_SIZE:
+            while self._window.is_full():
                 await self._until_progress()
             self._window.add(backlog.shipper_of(chunk), chunk)
             self._send_chunks()
@@ -2028,15 +2041,18 @@ class Report:
         return True
 
     def _left_in_spool(self, spool: Spool) -> bool:
+        homeless = spool.homeless()
         if spool.unsaved:
             say(f"gave up {spool.unsaved} messages: they could not be written to the spool")
-        waiting, uncertain = spool.waiting() - spool.unsaved, spool.uncertain()
+        if homeless:
+            say(f"gave up at most {homeless} messages: the file that had them is damaged")
+        waiting, uncertain = spool.waiting() - spool.unsaved - homeless, spool.uncertain()
         if waiting or uncertain:
             say(
                 f"{waiting} messages wait in {self._options.spool}, and {uncertain} that were "
                 "handed over and may have arrived: the next start sends them"
             )
-        return spool.unsaved > 0
+        return spool.unsaved + homeless > 0
 
     def summary(self) -> None:
         """Tell on stdout how many messages went out, and in which time."""

@@ -145,6 +145,19 @@ def test_window_asks_for_each_shipper_that_it_holds_something_of() -> None:
     assert window.questions() == [HEADER.pack(1, QUESTION, ALICE, 0, 0)]
 
 
+@pytest.mark.parametrize(("count", "size"), [(zmqpush.WINDOW_CHUNKS, 1), (4, 1024 * 1024)])
+def test_window_is_full_with_so_many_chunks_or_bytes_until_some_are_safe(
+    count: int, size: int
+) -> None:
+    window = zmqpush.Window()
+    for number in range(1, count + 1):
+        assert not window.is_full()
+        window.add(ALICE, chunk_of(number, b"x" * size))
+    assert window.is_full()
+    window.safe(ALICE, 1)
+    assert not window.is_full()
+
+
 @pytest.mark.parametrize(
     ("chunk", "kind", "text"),
     [
@@ -263,6 +276,18 @@ NO_OFFERS = {
 @pytest.mark.parametrize("frames", NO_OFFERS.values(), ids=NO_OFFERS)
 def test_what_is_no_offer_is_none(frames: list[bytes]) -> None:
     assert offer_in(*frames) is None
+
+
+def test_a_million_messages_are_a_chunk_and_more_are_none() -> None:
+    """Line ends take no room, but the events that they are do."""
+    header, most = HEADER.pack(1, LINES, ALICE, 1, 1), 1_000_000
+    offer = offer_in(header, b"{}\n" * (most - 1) + b"{}")
+    assert offer
+    assert len(offer.events) == most
+    assert offer_in(header, b"\n" * most) is None
+    one = offer_in(HEADER.pack(1, ONE, ALICE, 1, 1), b"\n" * most)
+    assert one
+    assert len(one.events) == 1
 
 
 @thorough
@@ -741,6 +766,23 @@ def test_file_remembers_ten_thousand_shippers_and_forgetting_one_stops_nothing()
             asyncio.run(sink.keep(offers))
     assert [offer.is_new for offer in again] == [True, False, False]
     assert later.is_new
+
+
+def test_pipe_may_have_any_descriptor(tmp_path: Path) -> None:
+    """With thousands of connections it may have one that is too high for select()."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 2000:
+        pytest.skip("so many descriptors are not allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    reading, writing = os.pipe()
+    try:
+        sink = zmqpull.Descriptor(os.dup2(writing, 1999), "a pipe")
+        asyncio.run(sink.write([b"{}"]))
+        assert os.read(reading, 10) == b"{}\n"
+    finally:
+        for descriptor in (reading, writing, 1999):
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_pipe_needs_no_sync(tmp_path: Path) -> None:
@@ -1381,6 +1423,61 @@ def test_with_a_spool_what_waits_is_kept_and_the_next_one_sends_it(
     assert os.listdir(spool) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_gives_up_with_the_exact_count_of_what_was_not_acknowledged(
+    number: signal.Signals, our_collector: OurCollector, ship: Ship
+) -> None:
+    shipper = ship("--ack", "-c", our_collector.endpoint)
+    for text in (b"1\n", b"2\n3\n", b"4\n5\n6\n"):
+        shipper.write(text)
+        chunk = our_collector.receive_chunk()
+    our_collector.answer(chunk, 2)
+    wait_until_asleep(shipper.pid)
+    shipper.signal(number)
+    result = shipper.finish()
+    assert (result.status, result.processed) == (1, 3)
+    said = result.stderr.splitlines()[-1]  # before, perhaps, that they wait
+    assert said == "zmqpush.py: gave up 3 messages: no collector has acknowledged them"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_leaves_in_the_spool_what_was_not_acknowledged(
+    number: signal.Signals, tmp_path: Path, our_collector: OurCollector, ship: Ship
+) -> None:
+    spool = str(tmp_path / "spool")
+    options = ("--ack", "-c", our_collector.endpoint, "--spool", spool)
+    shipper = ship(*options)
+    for text in (b"1\n", b"2\n3\n", b"4\n5\n6\n"):
+        shipper.write(text)
+        chunk = our_collector.receive_chunk()
+    our_collector.answer(chunk, 2)
+    wait_until_asleep(shipper.pid)
+    shipper.signal(number)
+    result = shipper.finish()
+    assert (result.status, result.processed) == (0, 3)
+    said = result.stderr.splitlines()[-1]
+    assert said.startswith(f"zmqpush.py: 3 messages wait in {spool}, and 0 that were ")
+    shipper = ship(*options)
+    again = our_collector.receive_chunk()
+    assert (again.shipper, again.number, again.first) == (chunk.shipper, 3, 3)
+    assert again.texts == chunk.texts
+    our_collector.answer(again, 3)
+    assert shipper.finish().processed == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_answer_that_comes_soon_after_a_signal_counts(
+    number: signal.Signals, our_collector: OurCollector, ship: Ship
+) -> None:
+    shipper = ship("--ack", "-c", our_collector.endpoint)
+    shipper.write(b"1\n")
+    chunk = our_collector.receive_chunk()
+    shipper.signal(number)
+    our_collector.answer(chunk, 1)
+    result = shipper.finish()
+    assert (result.status, result.processed) == (0, 1)
+
+
 # ---- who is killed, and comes back ------------------------------------------------------------
 
 
@@ -1503,6 +1600,125 @@ def test_record_that_is_wiped_stops_and_loses_nothing(
     result = shipper.finish()
     assert list(dict.fromkeys(place.messages())) == expected
     assert (result.status, result.processed) == (0, len(expected))
+
+
+def test_shipper_that_was_away_for_a_month_is_forgotten_and_goes_on(
+    tmp_path: Path, our_shipper: Callable[[str], OurShipper], pull: Ship
+) -> None:
+    endpoint, place = free_endpoint(), InSqlite(tmp_path / "events.db")
+    pull(endpoint, *place.options)
+    shipper = our_shipper(endpoint)
+    shipper.offer(ALICE, 5, 5, b'{"message":"before"}')
+    assert shipper.answer() == (ALICE, 5)
+    with place.open() as db:
+        db.execute("UPDATE shipper SET seen = datetime('now', '-31 days')")
+    shipper.offer(BOB, 1, 1, b'{"message":"meanwhile"}')
+    assert shipper.answer() == (BOB, 1)
+    assert place.records() == {BOB: 1}
+    shipper.offer(ALICE, 6, 6, b'{"message":"after"}')
+    assert shipper.answer() == (ALICE, 6)
+    assert place.messages() == ["before", "meanwhile", "after"]
+
+
+def test_redis_forgets_a_shipper_a_month_after_it_was_there_last(
+    tmp_path: Path, redis_url: str, our_shipper: Callable[[str], OurShipper], pull: Ship
+) -> None:
+    import redis
+
+    endpoint, place = free_endpoint(), InRedis(redis_url, tmp_path.name)
+    pull(endpoint, *place.options)
+    shipper = our_shipper(endpoint)
+    shipper.offer(ALICE, 5, 5, b'{"message":"before"}')
+    assert shipper.answer() == (ALICE, 5)
+    client = redis.Redis.from_url(redis_url)
+    record = f"zmqpull:{tmp_path.name}:{ALICE.hex()}"
+    month = 30 * 86400
+    client.expire(record, 1000)
+    shipper.offer(ALICE, 6, 5, b'{"message":"between"}')
+    assert shipper.answer() == (ALICE, 6)
+    assert month - 3600 < int(client.ttl(record)) <= month
+    client.delete(record)  # as it will
+    shipper.offer(ALICE, 7, 7, b'{"message":"after"}')
+    assert shipper.answer() == (ALICE, 7)
+    assert place.messages() == ["before", "between", "after"]
+
+
+# ---- spools -----------------------------------------------------------------------------------
+
+
+def leave_files_behind(directory: Path, count: int) -> list[str]:
+    """As many shippers do, of which each was killed; returns the texts in them."""
+    for number in range(count):
+        file = zmqpush.SpoolFile.create(str(directory))
+        file.append(zmqpush.Finished(b"%d" % number, 1, 1))
+        file.let_go()
+    return [f"{number}" for number in range(count)]
+
+
+def test_files_that_wait_for_acknowledgement_are_not_all_open_at_once(
+    tmp_path: Path, pull: Ship, ship: Ship
+) -> None:
+    """A process may have so many descriptors, and each file takes three."""
+    endpoint, place = free_endpoint(), InSqlite(tmp_path / "events.db")
+    program = copy_with(tmp_path, WINDOW_CHUNKS=10, MOST_LEFT_BEHIND=10)
+    expected = leave_files_behind(tmp_path / "spool", 100)
+    options = ("--ack", "-c", endpoint, "--spool", str(tmp_path / "spool"))
+    shipper = ship(*options, program=program, stdin=subprocess.DEVNULL)
+    assert " messages wait in " in shipper.read_stderr_line()
+    wait_until_asleep(shipper.pid)
+    assert len(os.listdir(f"/proc/{shipper.pid}/fd")) < 100
+    pull(endpoint, *place.options)
+    result = shipper.finish()
+    assert place.messages() == expected
+    assert (result.status, result.processed) == (0, 100)
+    assert len(place.records()) == 100
+    assert os.listdir(tmp_path / "spool") == []
+
+
+def write_noise(directory: Path) -> None:
+    """Over all of its files."""
+    for path in directory.iterdir():
+        size = path.stat().st_size
+        with path.open("r+b") as file:
+            file.write(random.Random(9).randbytes(size))
+
+
+def test_books_are_right_when_a_file_is_damaged_while_its_chunks_are_in_the_window(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = zmqpush.parse_options(zmqpush.build_parser(""), ["--format", "raw"])
+    form = zmqpush.EventFormat(options, 1)
+
+    async def scenario() -> None:
+        spool = zmqpush.Spool(str(tmp_path), 0, form, held=lambda: 0)
+        for _ in range(50):
+            await spool.put(b"x" * 99_999 + b"\n")
+        assert (spool.waiting(), spool.size, spool.homeless()) == (50, 5_000_000, 0)
+        write_noise(tmp_path)
+        window = []
+        getting = asyncio.create_task(spool.get())
+        while not spool.homeless():  # it meets the damage when it wants more than is in memory
+            if getting.done():
+                window.append(getting.result())
+                getting = asyncio.create_task(spool.get())
+            await asyncio.sleep(0)
+        assert capfd.readouterr().err.count(" is damaged (") == 1
+        assert 0 < len(window) < 50
+        assert (spool.waiting(), spool.homeless()) == (len(window), len(window))
+        assert spool.size == len(window) * 100_000
+        await spool.put(b"new\n")
+        assert (spool.waiting(), spool.size) == (len(window) + 1, len(window) * 100_000 + 4)
+        window.append(await asyncio.wait_for(getting, DEADLINE_S))
+        for left, chunk in enumerate(window, 1 - len(window)):
+            assert chunk
+            spool.sent += 1
+            spool.done(chunk, 0)
+            assert (spool.waiting(), spool.uncertain()) == (-left, 0)
+        assert (spool.size, spool.homeless()) == (0, 0)
+        spool.close(delivered=True)
+
+    asyncio.run(scenario())
+    assert list(tmp_path.glob("*.spool")) == []
 
 
 # ---- from one collector to the next -----------------------------------------------------------
@@ -1657,31 +1873,49 @@ def is_listening(endpoint: str) -> bool:
 # ---- peers that are something else ------------------------------------------------------------
 
 
-class WebServer:
-    """Answers every request, and what is none, with an error."""
+class TalkingServer:
+    """Says the same to everybody, one after the other, and hears them out."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = "tcp://{}:{}".format(*self._listener.getsockname())
         self.requests = 0
+        self._client = self._listener
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
         while True:
             try:
-                client, _ = self._listener.accept()
+                self._client, _ = self._listener.accept()
             except OSError:
                 return
             self.requests += 1
-            with client, contextlib.suppress(OSError):
-                client.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            with self._client, contextlib.suppress(OSError):
+                self._client.sendall(self._data)
+                self._hear()
+
+    def _hear(self) -> None:
+        while self._client.recv(65_536):
+            pass
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
+        for open_socket in (self._listener, self._client):
+            with contextlib.suppress(OSError):
+                open_socket.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join()
+
+
+class WebServer(TalkingServer):
+    """Answers every request, and what is none, with an error."""
+
+    def __init__(self) -> None:
+        super().__init__(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    def _hear(self) -> None:
+        """It hangs up at once."""
 
 
 @pytest.fixture
@@ -1929,55 +2163,224 @@ def has_open(pid: int, path: str) -> bool:
 # ---- garbage ----------------------------------------------------------------------------------
 
 
-def test_garbage_and_crowds_do_no_harm_to_a_collector(
-    tmp_path: Path, pull: Ship, ship: Ship
+ACK_OR_PLAIN = pytest.mark.parametrize("ack", [["--ack"], []], ids=["ROUTER", "PULL"])
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    yield context
+    context.destroy(linger=0)
+
+
+def address_of(endpoint: str) -> tuple[str, int]:
+    host, _, port = endpoint[len("tcp://") :].partition(":")
+    return host, int(port)
+
+
+def any_frames(rng: random.Random) -> list[bytes]:
+    """One to four frames; some have the size of a header."""
+    sizes = [rng.choice((0, 1, 26, 34, 34, 100)) for _ in range(rng.randrange(1, 5))]
+    return [rng.randbytes(size) for size in sizes]
+
+
+def greeting(kind: bytes) -> bytes:
+    """How a peer with a socket of this kind begins (RFC 23)."""
+    ready = b"\x05READY" + b"\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind
+    mechanism = b"NULL".ljust(20, b"\0")
+    begin = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + mechanism + bytes(32)
+    return begin + bytes([4, len(ready)]) + ready
+
+
+IMPOSSIBLE_SIZES = (2**31, 2**40, 2**63 - 1, 2**64 - 1)
+
+
+def frame_of(size: int) -> bytes:
+    """The beginning of a frame that says it has this size."""
+    return b"\x02" + struct.pack(">Q", size) + b"x" * 1000
+
+
+@ACK_OR_PLAIN
+def test_garbage_does_no_harm_to_a_collector(
+    ack: list[str],
+    context: zmq.Context[zmq.Socket[bytes]],
+    tmp_path: Path,
+    ship: Ship,
 ) -> None:
     """A good shipper gets through meanwhile."""
     endpoint, place = free_endpoint(), InFile(tmp_path / "events")
-    collector = pull(endpoint, *place.options)
+    collector = ship(*ack, "--bind", endpoint, *place.options, program="zmqpull.py")
     wait_until(lambda: is_listening(endpoint), "the collector listens")
-    host, _, port = endpoint[len("tcp://") :].partition(":")
     rng = random.Random(2120)
     expected = texts(50_000)
+    noisy = context.socket(zmq.DEALER if ack else zmq.PUSH)
+    noisy.connect(endpoint)
+    noisy.send_multipart([b""] * 10_000)
+    noisy.send(bytes(5_000_000))
+    for kind in (zmq.PUSH, zmq.SUB, zmq.REQ, zmq.PAIR):
+        context.socket(kind).connect(endpoint)
     with contextlib.ExitStack() as stack:
-        for _ in range(150):
-            stack.enter_context(socket.create_connection((host, int(port))))  # which say nothing
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        stack.callback(context.destroy, linger=0)
-        for kind in [zmq.DEALER] * 150 + [zmq.PUSH, zmq.SUB, zmq.REQ]:
-            context.socket(kind).connect(endpoint)
-        webby = stack.enter_context(socket.create_connection((host, int(port))))
-        webby.sendall(b"GET / HTTP/1.1\r\n\r\n" + rng.randbytes(1000))
-        shipper = ship("--ack", "-c", endpoint)
+        for data in (
+            b"GET / HTTP/1.1\r\n\r\n" + rng.randbytes(1000),
+            *(greeting(b"DEALER" if ack else b"PUSH") + frame_of(n) for n in IMPOSSIBLE_SIZES),
+            greeting(b"x" * 200),
+        ):
+            peer = stack.enter_context(socket.create_connection(address_of(endpoint)))
+            peer.sendall(data)
+        shipper = ship(*ack, "-c", endpoint)
         Feeder(shipper, as_input(expected))
-        noisy = context.socket(zmq.DEALER)
-        noisy.connect(endpoint)
-        for frames in NO_OFFERS.values():
-            noisy.send_multipart(frames or [b""])
-        for _ in range(2000):
-            sizes = [rng.choice((0, 1, 34, 34, 100)) for _ in range(rng.randrange(1, 5))]
-            noisy.send_multipart([rng.randbytes(size) for size in sizes])
-        noisy.send_multipart([b""] * 10_000)
-        noisy.send(bytes(5_000_000))
+        place.wait_for(1 if ack else 10_002)  # what is large has come
         before = memory(collector.pid)
-        for serial in range(20_000):
-            who = serial.to_bytes(16, "big")
-            noisy.send_multipart([HEADER.pack(1, ONE, who, 1, 1), b'{"message":"crowd"}'])
-            if serial % 500 == 499:  # its queue is not endless, and neither is ours
-                while True:
-                    assert noisy.poll(int(DEADLINE_S * 1000))
-                    if ANSWER.unpack(noisy.recv())[2:] == (who, 1):
-                        break
-        grown = memory(collector.pid) - before
+        for frames in [*NO_OFFERS.values(), *(any_frames(rng) for _ in range(20_000))]:
+            noisy.send_multipart(frames or [b""])
         result = shipper.finish()
+        shipped = {f'{{"message":"{text}",'.encode() for text in expected}
+        wait_until(lambda: arrived(place) >= shipped, "all that was shipped")
+        assert memory(collector.pid) - before < 20_000_000
     assert (result.status, result.processed) == (0, 50_000)
-    messages = collections.Counter(place.messages())
-    assert messages.pop("crowd") == 20_000
-    assert messages == dict.fromkeys(expected, 1)
-    assert grown < 10_000_000
-    said = end(collector).splitlines()
-    assert said[0].startswith("zmqpull.py: a peer does not speak the protocol of --ack: ")
-    assert said[1:] == ["zmqpull.py: 70000 events written"]
+    if ack:
+        assert place.messages() == expected
+        said = end(collector).splitlines()
+        assert said[0].startswith("zmqpull.py: a peer does not speak the protocol of --ack: ")
+        assert said[1:] == ["zmqpull.py: 50000 events written"]
+    else:  # there, whatever comes is an event
+        counts = collections.Counter(strict_json(event)["message"] for event in place.events())
+        assert all(counts[text] == 1 for text in expected)
+
+
+def arrived(place: Place) -> set[bytes]:
+    """The beginnings of the events that have come."""
+    return {event[: event.find(b",") + 1] for event in place.events()}
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_shippers_do_no_harm_to_a_collector(
+    place: Place,
+    context: zmq.Context[zmq.Socket[bytes]],
+    pull: Ship,
+    ship: Ship,
+) -> None:
+    """It remembers them on disk, if at all. A good one gets through meanwhile."""
+    endpoint = free_endpoint()
+    collector = pull(endpoint, *place.options)
+    crowd = context.socket(zmq.DEALER)
+    crowd.connect(endpoint)
+    shipper = ship("--ack", "-c", endpoint)
+    expected = texts(50_000)
+    sizes = []
+    for serial in range(100_000):
+        who = serial.to_bytes(16, "big")
+        crowd.send_multipart([HEADER.pack(1, ONE, who, 1, 1), b'{"message":"crowd"}'])
+        if serial % 500 == 499:  # its queue is not endless, and neither is ours
+            while True:
+                assert crowd.poll(int(DEADLINE_S * 1000))
+                if ANSWER.unpack(crowd.recv())[2:] == (who, 1):
+                    break
+        if serial % 2500 == 2499:
+            shipper.write(as_input(expected[serial // 2 - 1249 : serial // 2 + 1]))
+            sizes.append(memory(collector.pid))
+    result = shipper.finish()
+    assert (result.status, result.processed) == (0, 50_000)
+    messages = place.messages()
+    assert messages.count("crowd") == 100_000
+    assert [message for message in messages if message != "crowd"] == expected
+    assert sizes[-1] - sizes[7] < 5_000_000, sizes  # when a file has as many records as it may have
+    assert end(collector) == "zmqpull.py: 150000 events written\n"
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Lets this process have them."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 4000:
+        pytest.skip("so many descriptors are not allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("many_descriptors")
+@ACK_OR_PLAIN
+def test_a_thousand_idle_connections_do_no_harm_to_a_collector(
+    ack: list[str], tmp_path: Path, ship: Ship
+) -> None:
+    """Though a process may have only 256 descriptors unless it asks for more."""
+    endpoint, place = free_endpoint(), InFile(tmp_path / "events")
+    collector = ship(
+        *(*ack, "--bind", endpoint, *place.options),
+        program="zmqpull.py",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4000)),
+    )
+    wait_until(lambda: is_listening(endpoint), "the collector listens")
+    before = memory(collector.pid)
+    with contextlib.ExitStack() as stack:
+        for serial in range(1000):
+            peer = socket.create_connection(address_of(endpoint), timeout=DEADLINE_S)
+            stack.enter_context(peer)
+            if serial % 2:  # half of them have greeted
+                peer.sendall(greeting(b"DEALER" if ack else b"PUSH"))
+        descriptors = f"/proc/{collector.pid}/fd"
+        wait_until(lambda: len(os.listdir(descriptors)) > 1000, "all are connected")
+        assert ship(*ack, "-c", endpoint).finish(b"x\n").status == 0
+        place.wait_for(1)
+        assert memory(collector.pid) - before < 50_000_000
+    assert place.messages() == ["x"]
+    assert "1 events written" in end(collector)
+
+
+def test_flood_of_garbage_does_no_harm_to_a_shipper(
+    our_collector: OurCollector, ship: Ship
+) -> None:
+    shipper = ship("--ack", "-c", our_collector.endpoint)
+    shipper.write(b"1\n")
+    chunk = our_collector.receive_chunk()
+    rng = random.Random(2120)
+    before = memory(shipper.pid)
+    for _ in range(50_000):
+        our_collector.send(chunk, *any_frames(rng))
+    other = ANSWER.pack(1, SAFE, rng.randbytes(16), 2**64 - 1)
+    for _ in range(50_000):
+        our_collector.send(chunk, other)
+    wait_until_asleep(shipper.pid)
+    assert memory(shipper.pid) - before < 20_000_000
+    our_collector.answer(chunk, 1)
+    result = shipper.finish()
+    assert (result.status, result.processed) == (0, 1)
+    assert result.stderr.count("does not speak the protocol of --ack") == 1
+
+
+@pytest.mark.parametrize("size", IMPOSSIBLE_SIZES)
+def test_frame_of_an_impossible_size_does_no_harm_to_a_shipper(
+    size: int, hasty: str, tmp_path: Path, pull: Ship, ship: Ship
+) -> None:
+    endpoint, place = free_endpoint(), InFile(tmp_path / "events")
+    pull(endpoint, *place.options)
+    with contextlib.closing(TalkingServer(greeting(b"ROUTER") + frame_of(size))) as bad:
+        shipper = ship("--ack", "-c", bad.endpoint, "-c", endpoint, program=hasty)
+        result = shipper.finish(b"x\n")
+        assert bad.requests
+    assert place.messages() == ["x"]
+    assert (result.status, result.processed) == (0, 1)
+
+
+def test_collector_that_is_stopped_while_its_sink_fails_gives_nothing_up(
+    tmp_path: Path, pull: Ship, ship: Ship
+) -> None:
+    endpoint, place = free_endpoint(), InSqlite(tmp_path / "events.db")
+    collector = pull(endpoint, *place.options)
+    wait_until(lambda: place.ask("SELECT 1 FROM sqlite_master WHERE name = 'shipper'"), "made")
+    with place.open() as db:
+        db.execute("PRAGMA busy_timeout = 10000")
+        db.execute("BEGIN EXCLUSIVE")
+        shipper = ship("--ack", "-c", endpoint)
+        shipper.write(b"x\n")
+        assert "the senders have to wait" in collector.read_stderr_line()
+        assert end(collector) == "zmqpull.py: 0 events written\n"
+        db.execute("ROLLBACK")
+    pull(endpoint, *place.options)
+    result = shipper.finish()
+    assert place.messages() == ["x"]
+    assert (result.status, result.processed) == (0, 1)
 
 
 # ---- the command line -------------------------------------------------------------------------
