@@ -26,7 +26,9 @@ import zmqpush  # first: it says what is missing
 import argparse  # isort: skip
 import asyncio
 import contextlib
+import dataclasses
 import errno
+import functools
 import itertools
 import json
 import math
@@ -36,8 +38,10 @@ import re
 import select
 import sqlite3
 import stat
+import struct
 import time
-from typing import Any, Union
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar, Union
 
 import zmq
 
@@ -48,10 +52,17 @@ ENOUGH_BYTES = 1024 * 1024  # after which no more are taken
 SLICE = 1000  # events in one command to Redis
 PIPE_BUF = 4096  # bytes that a pipe takes whole if it takes any (pipe(7))
 RETRY_S = 1.0
-LOCKED_AT_START_S = 5.0  # how long others may take to make the same database
+OPENING_S = 5.0  # how long a database may be in use by another when we begin
+BUSY_MS = 100  # and later, without a word about it
+MOST_OFFERS = 100  # that are taken at a time
+MOST_MESSAGES = 1_000_000  # in a chunk; zmqpush.py has a third of that, Redis 6 takes no more
+MOST_RECORDS = 10_000  # of shippers that are kept in memory, for a file
+RECORD_LASTS_S = 30 * 86400  # a shipper that was not here for so long is forgotten
+HIGHEST_NUMBER = 2**53 - 1  # of a chunk; from there on Redis' Lua cannot count
 FULL_LIST_S = 0.2  # how often to look whether a list has room again
 GRACE_AFTER_SIGNAL_S = 2.0
 LAST_WRITE_S = 0.5  # of these are for what is in hand: what comes may have no end
+LAST_ANSWERS_MS = 500
 
 
 # ---- events -----------------------------------------------------------------------------------
@@ -148,6 +159,72 @@ def after_blanks(text: str, at: int) -> int:
     return at
 
 
+# ---- acknowledged delivery --------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Offer:
+    """A chunk that a shipper offers (README.md, "The protocol of --ack")."""
+
+    peer: bytes  # whom to answer: an identity of the ROUTER socket
+    shipper: bytes
+    number: int  # 0: no chunk, but a question
+    first: int  # the first number that the shipper still has
+    events: list[bytes]
+    is_new: bool = False  # a sink has taken it
+
+    @classmethod
+    def read(cls, frames: list[bytes]) -> Offer:
+        """The one in a message of the ROUTER socket. Raises ValueError where that is none."""
+        try:
+            peer, header, *texts = frames
+            version, kind, shipper, number, first = zmqpush.ACK_HEADER.unpack(header)
+        except (ValueError, struct.error) as error:
+            raise ValueError(str(error)) from None
+        if version != zmqpush.ACK_VERSION:
+            raise ValueError(f"version {version}")
+        if (kind, texts) == (zmqpush.ACK_QUERY, []):
+            return cls(peer, shipper, 0, 0, [])
+        if kind not in (zmqpush.ACK_LINES, zmqpush.ACK_ONE) or len(texts) != 1:
+            raise ValueError(f"kind {kind} with {len(texts)} frames")
+        if not 0 < first <= number <= HIGHEST_NUMBER:
+            raise ValueError(f"number {number}, first {first}")
+        if kind == zmqpush.ACK_LINES:
+            if texts[0].count(b"\n") >= MOST_MESSAGES:
+                raise ValueError(f"more than {MOST_MESSAGES} messages in a chunk")
+            texts = texts[0].split(b"\n")
+        return cls(peer, shipper, number, first, events_of(texts))
+
+
+def next_record(record: int | None, offer: Offer) -> int | None:
+    """What a shipper's record is after `offer`; the offer is taken if that is its number.
+
+    The record is the number of the last chunk that was taken, None where there is none. It goes
+    up by one, or to where the shipper begins: what is before, somebody else has taken.
+    """
+    if not offer.number:
+        return record
+    if record is None or record < offer.first - 1:
+        record = offer.first - 1
+    return offer.number if offer.number == record + 1 else record
+
+
+def sort_out(
+    offers: list[Offer], record_of: Callable[[bytes], int | None]
+) -> tuple[list[Offer], dict[bytes, int]]:
+    """Those of `offers` that are to be taken, and what the shippers' records are then."""
+    records: dict[bytes, int | None] = {}
+    taken = []
+    for offer in offers:
+        if offer.shipper not in records:
+            records[offer.shipper] = record_of(offer.shipper)
+        before = records[offer.shipper]
+        after = records[offer.shipper] = next_record(before, offer)
+        if offer.number and after == offer.number and after != before:
+            taken.append(offer)
+    return taken, {shipper: record or 0 for shipper, record in records.items()}
+
+
 # ---- sinks ------------------------------------------------------------------------------------
 
 
@@ -163,6 +240,7 @@ class Descriptor:
         self._descriptor = descriptor
         self._data = b""  # lines of which those from _at on are not written yet
         self._at = 0
+        self._records: dict[bytes, int] = {}  # of shippers, see Offer
         is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
         self._at_once = sys.maxsize if is_file else PIPE_BUF  # bytes that cannot block
 
@@ -182,9 +260,37 @@ class Descriptor:
                 raise Trouble(error.strerror) from None
         self._data = b""
 
+    async def keep(self, offers: list[Offer]) -> dict[bytes, int]:
+        """Write what is new in `offers`; returns the shippers' records. After Trouble, the same.
+
+        They are in memory: a shipper that begins anew with another collector repeats itself here.
+        """
+        taken, records = sort_out(offers, self._records.get)
+        events = [event for offer in taken for event in offer.events]
+        if events:
+            await self.write(events)
+            self._sync()
+        for offer in taken:
+            offer.is_new = True
+        for shipper, record in records.items():
+            self._records.pop(shipper, None)
+            self._records[shipper] = record  # the last one is the one that was here last
+        while len(self._records) > MOST_RECORDS:
+            del self._records[next(iter(self._records))]
+        return records
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EROFS):  # a pipe, a terminal
+                raise Trouble(error.strerror) from None
+
     async def _writable(self) -> None:
         """Wait, without blocking, until a pipe or a terminal takes something."""
-        if self._at_once > PIPE_BUF or select.select([], [self._descriptor], [], 0)[1]:
+        poll = select.poll()  # select() refuses descriptors from 1024 up
+        poll.register(self._descriptor, select.POLLOUT)
+        if self._at_once > PIPE_BUF or poll.poll(0):
             return
         loop = asyncio.get_running_loop()
         writable = asyncio.Event()
@@ -232,12 +338,32 @@ class File(Descriptor):
 class RedisList:
     """Events at the end of a Redis list (RPUSH): Logstash's redis input takes them, and BLPOP."""
 
+    # next_record() for one offer, and its events, in one step: KEYS are the list and the shipper's
+    # record; ARGV number, first, seconds to live, events. Lua cannot unpack too many at once.
+    KEEP = f"""
+        local number, first = tonumber(ARGV[1]), tonumber(ARGV[2])
+        local record = tonumber(redis.call('GET', KEYS[2]) or -1)
+        if number == 0 then return {{math.max(record, 0), 0}} end
+        if record < first - 1 then record = first - 1 end
+        local is_new = 0
+        if number == record + 1 then
+            for start = 4, #ARGV, {SLICE} do
+                local last = math.min(start + {SLICE} - 1, #ARGV)
+                redis.call('RPUSH', KEYS[1], unpack(ARGV, start, last))
+            end
+            record, is_new = number, 1
+        end
+        redis.call('SET', KEYS[2], string.format('%.0f', record), 'EX', ARGV[3])
+        return {{record, is_new}}
+    """
+
     def __init__(self, url: str, key: str, limit: int) -> None:
         """While the list has `limit` elements (0: any number) it takes none. Raises ValueError."""
         import redis.asyncio
 
         self._error = redis.RedisError
         self._client = redis.asyncio.Redis.from_url(url)
+        self._keep = self._client.register_script(self.KEEP)
         pool: Any = self._client.connection_pool
         try:
             pool.make_connection()  # to know now what is wrong, and not at the first event
@@ -252,14 +378,35 @@ class RedisList:
         """Push `events`; after Trouble, those that were not answered for."""
         try:
             while self._pushed < len(events):
-                while self._limit and await self._client.llen(self._key) >= self._limit:
-                    await asyncio.sleep(FULL_LIST_S)
+                await self._until_room()
                 some = events[self._pushed : self._pushed + SLICE]
                 await self._client.rpush(self._key, *some)
                 self._pushed += len(some)
         except (self._error, OSError) as error:
             raise Trouble(str(error)) from None
         self._pushed = 0
+
+    async def _until_room(self) -> None:
+        while self._limit and await self._client.llen(self._key) >= self._limit:
+            await asyncio.sleep(FULL_LIST_S)
+
+    async def keep(self, offers: list[Offer]) -> dict[bytes, int]:
+        """Push what is new in `offers`; returns the shippers' records, which are in Redis, too."""
+        try:
+            await self._until_room()
+            pipeline = self._client.pipeline(transaction=False)
+            for offer in offers:
+                names = [self._key, f"zmqpull:{self._key}:{offer.shipper.hex()}"]
+                place = [offer.number, offer.first, RECORD_LASTS_S]
+                await self._keep(keys=names, args=[*place, *offer.events], client=pipeline)
+            answers = await pipeline.execute()
+        except (self._error, OSError) as error:
+            raise Trouble(str(error)) from None
+        records = {}
+        for offer, (record, is_new) in zip(offers, answers):
+            records[offer.shipper] = record
+            offer.is_new = offer.is_new or bool(is_new)
+        return records
 
 
 class Sqlite:
@@ -275,6 +422,12 @@ class Sqlite:
             message TEXT,
             event TEXT NOT NULL  -- all of it, JSON
         );
+        CREATE TABLE IF NOT EXISTS shipper (  -- with --ack
+            id BLOB PRIMARY KEY,
+            record INTEGER NOT NULL,  -- the number of the last chunk that was taken
+            seen TEXT NOT NULL
+        );
+        CREATE INDEX IF NOT EXISTS shipper_seen ON shipper (seen);
         CREATE INDEX IF NOT EXISTS event_received ON event (received);
         CREATE INDEX IF NOT EXISTS event_type ON event (type, received);
     """
@@ -282,21 +435,56 @@ class Sqlite:
     def __init__(self, path: str) -> None:
         """Raises sqlite3.Error."""
         self.name = path
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=LOCKED_AT_START_S)
+        # Another collector may be there, too: wait for it now; later, what fails is tried again.
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=OPENING_S)
         self._db.executescript(self.SCHEMA)
-        self._db.execute("PRAGMA busy_timeout = 0")  # from now on we try again
+        self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
 
     async def write(self, events: list[bytes]) -> None:
         """Insert `events`, all or none."""
-        received = zmqpush.iso8601(time.time_ns() // 1_000_000)
-        rows = [(received, *columns(event)) for event in events]
-        insert = "INSERT INTO event (received, type, message, event) VALUES (?, ?, ?, ?)"
+        with self._transaction():
+            self._insert(events)
+
+    async def keep(self, offers: list[Offer]) -> dict[bytes, int]:
+        """Insert what is new in `offers`; returns the shippers' records, which are there, too."""
+        with self._transaction():
+            taken, records = sort_out(offers, self._record_of)
+            self._insert([event for offer in taken for event in offer.events])
+            self._db.executemany(
+                "INSERT INTO shipper VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE "
+                "SET record = excluded.record, seen = excluded.seen",
+                [(shipper, record, now()) for shipper, record in records.items() if record],
+            )
+            oldest = zmqpush.iso8601((time.time_ns() // 10**9 - RECORD_LASTS_S) * 1000)
+            self._db.execute("DELETE FROM shipper WHERE seen < ?", (oldest,))
+        for offer in taken:
+            offer.is_new = True
+        return records
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
         try:
             with self._db:  # commits, or rolls back
                 self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany(insert, rows)
+                yield
         except sqlite3.Error as error:
             raise Trouble(str(error)) from None
+
+    def _insert(self, events: list[bytes]) -> None:
+        received = now()
+        self._db.executemany(
+            "INSERT INTO event (received, type, message, event) VALUES (?, ?, ?, ?)",
+            [(received, *columns(event)) for event in events],
+        )
+
+    def _record_of(self, shipper: bytes) -> int | None:
+        row = self._db.execute("SELECT record FROM shipper WHERE id = ?", (shipper,)).fetchone()
+        return row[0] if row else None
+
+
+def now() -> str:
+    """The time, as Logstash writes it."""
+    return zmqpush.iso8601(time.time_ns() // 1_000_000)
 
 
 def columns(event: bytes) -> tuple[str | None, str | None, str]:
@@ -363,9 +551,11 @@ def open_sinks(options: argparse.Namespace) -> list[Sink]:
 class Pull:
     """The PULL socket, to wait for without polling."""
 
+    KIND = zmq.PULL
+
     def __init__(self, bind: list[str], connect: list[str]) -> None:
         """Bind and connect. Raises OSError, whose `filename` is the endpoint."""
-        pull: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
+        pull: zmq.Socket[bytes] = zmq.Context.instance().socket(self.KIND)
         pull.setsockopt(zmq.LINGER, 0)
         pull.setsockopt(zmq.TCP_KEEPALIVE, 1)
         pull.setsockopt(zmq.TCP_KEEPALIVE_IDLE, zmqpush.KEEPALIVE_AFTER_S)
@@ -386,6 +576,7 @@ class Pull:
             pull.connect(endpoint)
         self._pull = pull
         self._recv = super(zmq.Socket, pull).recv  # of the backend: no checks, half the time
+        self._told = False
         self._news = asyncio.Event()
         asyncio.get_running_loop().add_reader(pull.fileno(), self._on_event)
 
@@ -414,6 +605,42 @@ class Pull:
         self.announce()
 
 
+class Router(Pull):
+    """The ROUTER socket, which takes offers and answers them."""
+
+    KIND = zmq.ROUTER
+
+    def take_offers(self, most: int) -> list[Offer]:
+        """The offers that are there, up to `most`; what is none is said once, and ignored."""
+        offers: list[Offer] = []
+        size = 0
+        with contextlib.suppress(zmq.Again):
+            while len(offers) < most and size < ENOUGH_BYTES:
+                frames = self._pull.recv_multipart(zmq.DONTWAIT)
+                size += sum(map(len, frames))
+                try:
+                    offers.append(Offer.read(frames))
+                except ValueError as error:
+                    self._say_once(f"a peer does not speak the protocol of --ack: {error}")
+        return offers
+
+    def answer(self, peer: bytes, shipper: bytes, record: int) -> None:
+        """Tell `peer` that all of `shipper` up to `record` is safe, if it is still there."""
+        header = zmqpush.ACK_ANSWER.pack(zmqpush.ACK_VERSION, zmqpush.ACK_SAFE, shipper, record)
+        with contextlib.suppress(zmq.Again):
+            self._pull.send_multipart([peer, header], zmq.DONTWAIT)
+
+    def close(self) -> None:
+        """Return when the last answers are sent, or nobody takes them."""
+        self._pull.close(LAST_ANSWERS_MS)
+        zmq.Context.instance().term()
+
+    def _say_once(self, text: str) -> None:
+        if not self._told:
+            zmqpush.say(text)
+        self._told = True
+
+
 # ---- running ----------------------------------------------------------------------------------
 
 
@@ -434,14 +661,25 @@ class Collector:
     async def run(self) -> None:
         """Raises BrokenPipeError where nobody reads standard output any more."""
         while self.events < self._limit and not self.has_enough:
-            frames = self._pull.take(int(min(MOST_FRAMES, self._limit - self.events)))
-            if frames:
-                await self._give(events_of(frames))
-                await asyncio.sleep(0)  # let signals and timers have their turn
-            elif self.stopping:
+            taken = await self._take()
+            # What is not acknowledged, its shipper keeps: there it need not be taken first.
+            if self.stopping and (not taken or isinstance(self._pull, Router)):
                 break
-            else:
+            if not taken:
                 await self._pull.wait()
+            await asyncio.sleep(0)  # let signals and timers have their turn
+
+    async def _take(self) -> bool:
+        """Take what is there, and give it to the sinks; whether there was something."""
+        if isinstance(self._pull, Router):
+            offers = self._pull.take_offers(MOST_OFFERS)
+            if offers:
+                await self._keep(self._pull, offers)
+            return bool(offers)
+        frames = self._pull.take(int(min(MOST_FRAMES, self._limit - self.events)))
+        if frames:
+            await self._give(events_of(frames))
+        return bool(frames)
 
     async def _give(self, events: list[bytes]) -> None:
         if len(events) > self._limit - self.events:
@@ -449,10 +687,26 @@ class Collector:
         if not events:
             return
         self.in_hand = len(events)
-        await asyncio.gather(*(give(sink, events) for sink in self._sinks))
+        await asyncio.gather(
+            *(insist(sink, functools.partial(sink.write, events)) for sink in self._sinks)
+        )
         self.in_hand = 0
         self.events += len(events)
         self.bytes += sum(map(len, events))
+
+    async def _keep(self, router: Router, offers: list[Offer]) -> None:
+        """Give `offers` to all sinks, and answer what all of them have."""
+        self.in_hand = sum(len(offer.events) for offer in offers)
+        kept = await asyncio.gather(
+            *(insist(sink, functools.partial(sink.keep, offers)) for sink in self._sinks)
+        )
+        self.in_hand = 0
+        for offer in offers:
+            if offer.is_new:
+                self.events += len(offer.events)
+                self.bytes += sum(map(len, offer.events))
+        for peer, shipper in {(offer.peer, offer.shipper): None for offer in offers}:
+            router.answer(peer, shipper, min(records[shipper] for records in kept))
 
     def stop(self) -> None:
         """Let it end, with what is there."""
@@ -471,12 +725,15 @@ class Collector:
         )
 
 
-async def give(sink: Sink, events: list[bytes]) -> None:
-    """Write `events` to `sink`, however long that takes."""
+Got = TypeVar("Got")
+
+
+async def insist(sink: Sink, attempt: Callable[[], Awaitable[Got]]) -> Got:
+    """What `attempt` at `sink` gives when it succeeds, however long that takes."""
     failing = False
     while True:
         try:
-            await sink.write(events)
+            got = await attempt()
             break
         except Trouble as trouble:
             if not failing:
@@ -485,13 +742,15 @@ async def give(sink: Sink, events: list[bytes]) -> None:
             await asyncio.sleep(RETRY_S)
     if failing:
         zmqpush.say(f"{sink.name}: going on")
+    return got
 
 
 async def collect(options: argparse.Namespace) -> int:
     """Collect until the end; returns the exit status."""
+    zmqpush.allow_open_files()  # a connection takes one
     sinks = open_sinks(options)
     try:
-        pull = Pull(options.bind, options.connect)
+        pull = (Router if options.ack else Pull)(options.bind, options.connect)
     except OSError as error:
         zmqpush.fail(f"{error.filename}: {error.strerror}")
     collector = Collector(pull, sinks, options.n or math.inf)
@@ -530,14 +789,17 @@ async def collect(options: argparse.Namespace) -> int:
     if collecting.done():
         with contextlib.suppress(BrokenPipeError):
             collecting.result()
-    elif collector.in_hand:
+    lost = 0 if collecting.done() or options.ack else collector.in_hand
+    if lost:
         zmqpush.say(
-            f"gave up at most {collector.in_hand} events that could not be written, "
+            f"gave up at most {lost} events that could not be written, "
             "and what libzmq held, which it does not tell"
         )
+    if isinstance(pull, Router):
+        pull.close()
     if not options.quiet:
         zmqpush.say(f"{collector.events} events written")
-    return 0 if collecting.done() or not collector.in_hand else 1
+    return 1 if lost else 0
 
 
 # ---- command line -----------------------------------------------------------------------------
@@ -563,6 +825,8 @@ def build_parser(description: str) -> zmqpush.Parser:
     option("--sqlite", metavar="FILE", default=[],
            help="insert into the table `event` of an SQLite database; repeatable")
     option("-n", metavar="N", type=zmqpush.COUNT, default=0, help="end after N events")
+    option("--ack", action="store_true", default=False,
+           help="acknowledged delivery, from zmqpush.py --ack; --bind only")
     option("--stats", metavar="SECONDS", type=zmqpush.INTERVAL, default=0.0,
            help="counters on stderr that often; SIGUSR1 asks for them at once")
     option("-q", "--quiet", action="store_true", default=False, help="no count at the end")
@@ -577,6 +841,8 @@ def parse_options(parser: zmqpush.Parser, arguments: list[str]) -> argparse.Name
     for endpoint in options.bind:
         if endpoint in options.connect:
             parser.error(f"{endpoint} cannot be both bound and connected to")
+    if options.ack and options.connect:
+        parser.error("--ack binds: it cannot be used with --connect")
     if options.redis_limit and not options.redis:
         parser.error("--redis-limit is for --redis")
     if options.redis:

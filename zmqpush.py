@@ -54,6 +54,7 @@ import errno
 import fcntl
 import functools
 import ipaddress
+import itertools
 import json
 import math
 import operator
@@ -64,6 +65,7 @@ import shlex
 import socket
 import sqlite3
 import stat
+import struct
 import termios
 import threading
 import time
@@ -98,6 +100,10 @@ GRACE_AFTER_SIGNAL_S = 2.0
 LAST_HANDOVER_S = 0.5  # at least this is left for delivery when reading on has used up the grace
 NOTICE_AFTER_S = 1.0  # how long the end of input waits for a collector before we say so
 KEEPALIVE_AFTER_S = 60
+WINDOW_SIZE = 4 * 1024 * 1024  # bytes that may be on their way without an acknowledgement
+WINDOW_CHUNKS = 1000  # and chunks, each of which may keep a file of the spool open
+ANSWER_S = 5.0  # after so long an answer is late
+LONGEST_PATIENCE_S = 60.0
 OUT_BATCH_SIZE = 8192  # bytes that libzmq writes at once, beyond what it counts as queued
 HANDSHAKE_S = 31.0  # a second more than ZMQ_HANDSHAKE_IVL
 RECONNECT_MS = 100
@@ -572,9 +578,10 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
 class Chunk:
     """Whole lines, each ended by LF, that are sent together."""
 
-    __slots__ = ("_form", "_parts", "read_at_ms", "size")
+    __slots__ = ("_form", "_parts", "number", "read_at_ms", "size")
 
     def __init__(self, form: EventFormat, lines: bytes, read_at_ms: int) -> None:
+        self.number = 0  # of a chunk that somebody took
         self._form = form
         self._parts = [lines]
         self.size = len(lines)
@@ -596,6 +603,10 @@ class Chunk:
         """Events in a message; in the last one, at most."""
         return self._form.batch
 
+    def text(self) -> bytes:
+        """The messages in one piece, with LF between them; if it is one, it may have any bytes."""
+        return b"\n".join(self.messages())
+
     def count(self) -> int:
         """How many events it has. Not kept, because it is rarely asked for and takes time."""
         return sum(part.count(b"\n") for part in self._parts)
@@ -604,9 +615,11 @@ class Chunk:
 class Finished:
     """Messages that are ready to be sent, each of them up to `batch` events."""
 
-    __slots__ = ("_count", "_text", "batch", "size")
+    __slots__ = ("_count", "_text", "batch", "file", "number", "size")
 
     def __init__(self, text: bytes, count: int, batch: int) -> None:
+        self.number = 0  # of a chunk that somebody took, or a file has
+        self.file: SpoolFile | None = None
         self.batch = batch
         self.size = len(text) + 1  # as much as the lines of a Chunk: the LF counts
         self._text = text
@@ -614,8 +627,11 @@ class Finished:
 
     def messages(self) -> list[bytes]:
         """What is sent."""
-        # A single one may have any bytes in it; several are separated by LF.
         return self._text.split(b"\n") if self._count > self.batch else [self._text]
+
+    def text(self) -> bytes:
+        """The messages in one piece, with LF between them; if it is one, it may have any bytes."""
+        return self._text
 
     def count(self) -> int:
         """How many events it has."""
@@ -666,8 +682,10 @@ class Backlog:
         self._queue: asyncio.Queue[Chunk | Finished | None] = asyncio.Queue()
         self._news = asyncio.get_running_loop().create_future()
         self._youngest: Chunk | None = None  # the last one put, while nobody has taken it
-        self._in_hand: Chunk | Finished | None = None  # the one that is being sent
-        self._sent_before = 0  # of `sent`, before the one in hand
+        self._in_hand: collections.deque[Chunk | Finished] = collections.deque()  # not done yet
+        self._sent_before = 0  # of `sent`, before the one that is being sent
+        self._id = os.urandom(16)
+        self._numbers = 0  # that were given
 
     def announce(self) -> None:
         """Wake who waits in `get()`: a chunk is there, or will be when its turn comes.
@@ -729,12 +747,20 @@ class Backlog:
         chunk = self._queue.get_nowait()
         if chunk is self._youngest:
             self._youngest = None
-        self._in_hand, self._sent_before = chunk, self.sent
+        if chunk:
+            self._numbers += 1
+            chunk.number = self._numbers
+            self._in_hand.append(chunk)
         return chunk
 
+    def shipper_of(self, chunk: Chunk | Finished) -> bytes:
+        """Whose it is: 16 bytes, which belong to this process or to a file."""
+        return self._id
+
     def done(self, chunk: Chunk | Finished, messages: int) -> None:
-        """`chunk` was taken by libzmq, whole, as so many messages."""
-        self._in_hand = None
+        """`chunk` was taken by libzmq, or acknowledged, whole, as so many messages."""
+        self._in_hand.remove(chunk)
+        self._sent_before = self.sent
         self.size -= chunk.size
         self.last_sent_at = time.monotonic()
         self._room.set()
@@ -744,9 +770,7 @@ class Backlog:
 
     def waiting(self) -> int:
         """How many events wait (a long line counts its pieces). Goes once around the queue."""
-        count = 0
-        if self._in_hand:
-            count = self._in_hand.count() - (self.sent - self._sent_before)
+        count = sum(chunk.count() for chunk in self._in_hand) - (self.sent - self._sent_before)
         for _ in range(self._queue.qsize()):
             chunk = self._queue.get_nowait()
             count += chunk.count() if chunk else 0
@@ -882,16 +906,19 @@ class SpoolFile:
             self._db.executescript(self.SETTINGS)
             self.events: int  # not sent yet
             self.size: int  # of those, in bytes
-            self.events, self.size = self._db.execute(
-                "SELECT coalesce(sum(events), 0), coalesce(sum(length(text) + 1), 0) FROM chunk"
+            self.events, self.size, first = self._db.execute(
+                "SELECT coalesce(sum(events), 0), coalesce(sum(length(text) + 1), 0), "
+                "coalesce(min(number), 1) FROM chunk"
             ).fetchone()
+            (name,) = self._db.execute("SELECT id FROM shipper").fetchone()
+            self.id = bytes.fromhex(name)
             self._log = os.open(path + LOG_SUFFIX, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, sqlite3.Error):
             self._db.close()
             raise
         self.closed = False
-        self.loaded = 0  # number of the last chunk that was loaded
-        self.forgotten = 0  # of the last one that was deleted
+        self.loaded = first - 1  # number of the last chunk that was loaded
+        self.forgotten = first - 1  # of the last one that was deleted
 
     @classmethod
     def create(cls, directory: str) -> SpoolFile:
@@ -931,8 +958,8 @@ class SpoolFile:
             if lock is not None:
                 return path, lock
 
-    def append(self, chunk: Finished) -> int:
-        """Add `chunk`, or raise; returns its number.
+    def append(self, chunk: Finished) -> None:
+        """Add `chunk` and number it, or raise.
 
         A part of the disk is left free: without, nothing could be deleted either.
         """
@@ -944,9 +971,9 @@ class SpoolFile:
         insert = "INSERT INTO chunk (events, batch, crc, text) VALUES (?, ?, ?, ?)"
         number = self._db.execute(insert, chunk.row()).lastrowid
         assert number is not None
+        chunk.file, chunk.number = self, number
         self.events += chunk.count()
         self.size += chunk.size
-        return number
 
     def _disk_is_full(self, size: int) -> bool:
         disk = os.fstatvfs(self._lock)
@@ -957,13 +984,13 @@ class SpoolFile:
         """Return when what was appended is on the disk. On any thread."""
         os.fdatasync(self._log)
 
-    def load(self, until: float = math.inf) -> list[tuple[int, Finished]]:
-        """The next chunks up to the number `until`, about LOAD_SIZE bytes; each with its number.
+    def load(self, until: float = math.inf) -> list[Finished]:
+        """The next chunks up to the number `until`, about LOAD_SIZE bytes.
 
         What is damaged is met after all that is not.
         """
         select = "SELECT number, events, batch, crc, text FROM chunk WHERE number > ? ORDER BY 1"
-        chunks: list[tuple[int, Finished]] = []
+        chunks: list[Finished] = []
         size = 0
         try:
             nothing = self.closed or self.loaded >= until
@@ -971,7 +998,8 @@ class SpoolFile:
                 if number > until or size >= LOAD_SIZE:
                     break
                 chunk = Finished.of_row(*row)
-                chunks.append((number, chunk))
+                chunk.file, chunk.number = self, number
+                chunks.append(chunk)
                 size += chunk.size
                 self.loaded = number
         except (sqlite3.DatabaseError, ValueError) as error:
@@ -1057,14 +1085,13 @@ class Spool(Backlog):
         self._files = [self._own]  # all that we hold
         self._left_behind: collections.deque[SpoolFile] = collections.deque()  # not loaded whole
         self._refused: set[str] = set()  # paths that cannot be opened
-        self._fresh: list[tuple[int, Finished]] = []  # chunks of ours, with numbers, not synced
+        self._fresh: list[Finished] = []  # chunks of ours that are not synced
         self._again: list[Finished] = []  # of a damaged file, to append to another; the last first
         self._synced = 0  # number of our last one that is
         self._synced_at = 0.0
         self._sync_s = 0.0  # how long it took
-        self._loaded: collections.deque[tuple[SpoolFile, int, Finished]] = collections.deque()
+        self._loaded: collections.deque[Finished] = collections.deque()
         self._loaded_size = 0
-        self._sending = self._own, 0  # file and number of the chunk in hand
         self._messages = 0  # that were sent
         # What may still be in this process: file, number, events, and _messages after it.
         self._uncertain: collections.deque[tuple[SpoolFile, int, int, int]] = collections.deque()
@@ -1121,13 +1148,13 @@ class Spool(Backlog):
             await self.safe()
             return
         self._stay_in_place()
-        for number, chunk in self._fresh:
+        for chunk in self._fresh:
             # If it comes next, and there is room, it need not be read again.
-            in_turn = self._synced == own.loaded == number - 1 and not self._left_behind
+            in_turn = self._synced == own.loaded == chunk.number - 1 and not self._left_behind
             if in_turn and self._loaded_size < LOAD_SIZE:
-                self._keep(own, number, chunk)
-                own.loaded = number
-            self._synced = number
+                self._keep(chunk)
+                own.loaded = chunk.number
+            self._synced = chunk.number
         self._fresh.clear()
         self.announce()
 
@@ -1150,14 +1177,14 @@ class Spool(Backlog):
     def _append(self, chunk: Finished) -> None:
         self._renew()
         try:
-            number = self._own.append(chunk)
+            self._own.append(chunk)
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
             self._put_aside(self._own, error)
             self._append(chunk)
         else:
-            self._fresh.append((number, chunk))
+            self._fresh.append(chunk)
             self._grown(chunk.size)
 
     def _renew(self) -> None:
@@ -1165,7 +1192,7 @@ class Spool(Backlog):
         if self._own.closed:
             self._own, self._synced = SpoolFile.create(self._directory), 0
             self._files.append(self._own)
-            self._again += [chunk for _, chunk in reversed(self._fresh)]
+            self._again += reversed(self._fresh)
             self._fresh.clear()
         while self._again:
             chunk = self._again.pop()
@@ -1190,21 +1217,30 @@ class Spool(Backlog):
                 return None
             self._told = self._told and self.unsaved > 0
             await self._news
-        file, number, chunk = self._loaded.popleft()
-        self._sending = file, number
+        chunk = self._loaded.popleft()
         self._loaded_size -= chunk.size
-        self._in_hand, self._sent_before = chunk, self.sent
+        self._in_hand.append(chunk)
         return chunk
+
+    def shipper_of(self, chunk: Chunk | Finished) -> bytes:
+        """Whose it is: 16 bytes, which belong to this process or to a file."""
+        return self._file_of(chunk).id
 
     def done(self, chunk: Chunk | Finished, messages: int) -> None:
         """`chunk` was taken by libzmq, whole, as so many messages."""
         super().done(chunk, messages)
-        file, number = self._sending
+        file = self._file_of(chunk)
         file.events -= chunk.count()
         file.size -= chunk.size
         self._messages += messages
-        self._uncertain.append((file, number, chunk.count(), self._messages))
+        self._uncertain.append((file, chunk.number, chunk.count(), self._messages))
         self._forget(self._held())
+
+    @staticmethod
+    def _file_of(chunk: Chunk | Finished) -> SpoolFile:
+        assert isinstance(chunk, Finished)
+        assert chunk.file
+        return chunk.file
 
     def _load(self) -> None:
         """Bring the next chunks into memory: what was left behind comes first."""
@@ -1217,8 +1253,8 @@ class Spool(Backlog):
             except sqlite3.Error as error:
                 self._put_aside(file, error)
                 continue
-            for number, chunk in chunks:
-                self._keep(file, number, chunk)
+            for chunk in chunks:
+                self._keep(chunk)
             if chunks:
                 return
             if file is not self._own:
@@ -1229,8 +1265,8 @@ class Spool(Backlog):
             if not self._left_behind:
                 return
 
-    def _keep(self, file: SpoolFile, number: int, chunk: Finished) -> None:
-        self._loaded.append((file, number, chunk))
+    def _keep(self, chunk: Finished) -> None:
+        self._loaded.append(chunk)
         self._loaded_size += chunk.size
 
     def _forget(self, held: int) -> None:
@@ -1303,10 +1339,8 @@ class Spool(Backlog):
         with contextlib.suppress(ValueError):
             self._left_behind.remove(file)
         self.size -= file.size
-        for held, _, chunk in self._loaded:
-            self.size += chunk.size if held is file else 0
-        if self._in_hand and self._sending[0] is file:
-            self.size += self._in_hand.size
+        for chunk in [*self._loaded, *self._in_hand]:  # of these there is a copy in memory
+            self.size += chunk.size if self._file_of(chunk) is file else 0
         self._room.set()
         file.let_go()
         put_aside(file.path, error)
@@ -1315,8 +1349,13 @@ class Spool(Backlog):
 
     def waiting(self) -> int:
         """How many events wait to be sent, those that cannot be written included."""
-        count = sum(file.events for file in self._files) + self.unsaved
-        return count - (self.sent - self._sent_before) if self._in_hand else count
+        count = sum(file.events for file in self._files) + self.unsaved + self.homeless()
+        return count - (self.sent - self._sent_before)
+
+    def homeless(self) -> int:
+        """How many events are in memory alone, since their file was put aside."""
+        chunks = [*self._in_hand, *self._loaded]
+        return sum(chunk.count() for chunk in chunks if self._file_of(chunk) not in self._files)
 
     def _keep_in_place(self) -> None:
         """Let what is left be where the next start looks; what cannot be there is not saved."""
@@ -1489,6 +1528,9 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
     libzmq, once it has room, has room for hundreds.
     """
 
+    KIND = zmq.PUSH
+    LINGER_MS = -1  # until delivered
+
     def __init__(self, high_water: int, low_water: int) -> None:
         # Those that stand, by descriptor. Of its handshake a libzmq older than 4 does not tell; but
         # who has not made one in time is cut off, so that who is still there then is a collector.
@@ -1507,10 +1549,10 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             os.sched_setscheduler(0, os.sched_getscheduler(0), os.sched_getparam(0))
             # libzmq's thread then does not interrupt ours at every message (sched(7)).
             context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)
-        push: zmq.Socket[bytes] = context.socket(zmq.PUSH)
+        push: zmq.Socket[bytes] = context.socket(self.KIND)
         push.setsockopt(zmq.SNDHWM, sndhwm)
         push.setsockopt(zmq.SNDTIMEO, 0)  # where there is no room, zmq.Again says so at once
-        push.setsockopt(zmq.LINGER, -1)
+        push.setsockopt(zmq.LINGER, self.LINGER_MS)
         push.setsockopt(zmq.IPV6, 1)  # of what is bound, at IPv4 addresses too
         push.setsockopt(zmq.TCP_KEEPALIVE, 1)
         push.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_AFTER_S)
@@ -1518,12 +1560,12 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         push.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         # For one collector, libzmq keeps what it has while that is away. Among several, a dead one
         # would be given its share.
-        self._immediate = len(bind) + len(connect) > 1
+        self._immediate = len(bind) + len(connect) > 1 or self.KIND != zmq.PUSH
         push.setsockopt(zmq.IMMEDIATE, int(self._immediate))
         self._push = push
         self._send = super(zmq.Socket, push).send  # of the backend: no checks, half the time
         self.transport, _ = await aiozmq.create_zmq_connection(
-            lambda: self, zmq.PUSH, zmq_sock=push
+            lambda: self, self.KIND, zmq_sock=push
         )
         self.transport.set_write_buffer_limits(**self._watermarks)
         up, down = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED, zmq.EVENT_DISCONNECTED
@@ -1538,10 +1580,14 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             if endpoint.endswith(":*"):
                 say(f"bound to {bound}")
         for endpoint in connect:
-            if endpoint.startswith("tcp://"):
-                threading.Thread(target=self._look_up, args=(endpoint,), daemon=True).start()
-            else:
-                self._connect_to(endpoint)
+            self.connect(endpoint)
+
+    def connect(self, endpoint: str) -> None:
+        """Connect, at once or when the name resolves."""
+        if endpoint.startswith("tcp://"):
+            threading.Thread(target=self._look_up, args=(endpoint,), daemon=True).start()
+        else:
+            self._connect_to(endpoint)
 
     def _look_up(self, endpoint: str) -> None:
         """Connect to a name once it resolves. On a thread of its own: DNS may take its time.
@@ -1662,6 +1708,225 @@ async def zmq_pusher(backlog: Backlog, link: Link) -> None:
             await link.send_later(messages[refused])
         backlog.sent = before + events
         backlog.done(chunk, len(messages))
+
+
+# ---- acknowledged delivery --------------------------------------------------------------------
+
+# The frames are described in README.md, "The protocol of --ack".
+ACK_VERSION = 1
+ACK_LINES, ACK_ONE, ACK_QUERY, ACK_SAFE = range(1, 5)  # kinds of messages
+ACK_HEADER = struct.Struct(">BB16sQQ")  # version, kind, shipper, number, first that is held
+ACK_ANSWER = struct.Struct(">BB16sQ")  # version, kind, shipper, number
+
+
+class Window:
+    """The chunks that are not known to be safe, in order, and what a connection has had. Pure."""
+
+    def __init__(self) -> None:
+        self.size = 0  # bytes
+        self._count = 0  # chunks
+        self._chunks: dict[bytes, collections.deque[Chunk | Finished]] = {}  # by shipper
+        self._unsent: collections.deque[tuple[bytes, Chunk | Finished]] = collections.deque()
+
+    def add(self, shipper: bytes, chunk: Chunk | Finished) -> None:
+        """`chunk` is the next one of `shipper`."""
+        self._chunks.setdefault(shipper, collections.deque()).append(chunk)
+        self._unsent.append((shipper, chunk))
+        self.size += chunk.size
+        self._count += 1
+
+    def is_full(self) -> bool:
+        """Whether no more should be added before something is safe."""
+        return self.size >= WINDOW_SIZE or self._count >= WINDOW_CHUNKS
+
+    def safe(self, shipper: bytes, number: int) -> list[Chunk | Finished]:
+        """All of `shipper` up to `number` is safe: forget it; returns what was forgotten."""
+        held = self._chunks.get(shipper, collections.deque())
+        chunks = []
+        while held and held[0].number <= number:
+            chunks.append(held.popleft())
+        if not held:
+            self._chunks.pop(shipper, None)
+        self.size -= sum(chunk.size for chunk in chunks)
+        self._count -= len(chunks)
+        return chunks
+
+    def again(self) -> None:
+        """The connection is new: it has had nothing."""
+        self._unsent.clear()
+        for shipper, held in self._chunks.items():
+            self._unsent.extend((shipper, chunk) for chunk in held)
+
+    def message(self) -> list[bytes] | None:
+        """The frames of the next chunk that the connection has not had; None if it had all."""
+        while self._unsent:
+            shipper, chunk = self._unsent.popleft()
+            held = self._chunks.get(shipper)
+            if held and held[0].number <= chunk.number:  # it has not become safe meanwhile
+                kind = ACK_LINES if chunk.count() > chunk.batch else ACK_ONE
+                place = chunk.number, held[0].number
+                return [ACK_HEADER.pack(ACK_VERSION, kind, shipper, *place), chunk.text()]
+        return None
+
+    def questions(self) -> list[bytes]:
+        """For each shipper, the frame that asks what is safe."""
+        return [ACK_HEADER.pack(ACK_VERSION, ACK_QUERY, shipper, 0, 0) for shipper in self._chunks]
+
+
+def read_answer(frames: list[bytes]) -> tuple[bytes, int]:
+    """Whose chunks are safe, and up to which number. Raises ValueError where that is not said."""
+    try:
+        (answer,) = frames
+        version, kind, shipper, number = ACK_ANSWER.unpack(answer)
+    except (ValueError, struct.error) as error:
+        raise ValueError(str(error)) from None
+    if (version, kind) != (ACK_VERSION, ACK_SAFE):
+        raise ValueError(f"version {version}, kind {kind}")
+    return shipper, number
+
+
+class AckLink(Link):
+    """A DEALER socket that is connected to one collector at a time.
+
+    TCP loses nothing on a connection that stands, so what was sent is sent again on a new one only;
+    and not before the collector has told what it has. One that is stuck would otherwise be given
+    all of it at each attempt, and have to keep it.
+    A collector that does not answer is asked; when it is silent then, too, the next one is tried.
+    """
+
+    KIND = zmq.DEALER
+
+    LINGER_MS = 0  # what is safe needs no delivery
+
+    def __init__(self, high_water: int, low_water: int, endpoints: list[str]) -> None:
+        super().__init__(high_water, low_water)
+        self._window = Window()
+        self._endpoints = itertools.cycle(endpoints)
+        self._endpoint = ""  # of the collector in use
+        self._looked_up: set[str] = set()  # endpoints whose names are being resolved
+        self._welcome = False  # the connection stands, and chunks may be sent
+        self._asked = False
+        self._told = False  # that somebody talks nonsense
+        self._patience_s = ANSWER_S  # grows while nobody answers
+        self._late: asyncio.TimerHandle | None = None
+        self._progress = asyncio.Event()
+
+    async def run(self, backlog: Backlog) -> None:
+        """Send the backlog, oldest chunk first, until its end; return when all of it is safe."""
+        self._backlog = backlog
+        self.transport.set_write_buffer_limits(high=0, low=0)  # tell us when it is empty
+        self._push.setsockopt(zmq.IMMEDIATE, 0)  # or answers that came just before the end are lost
+        self._dial()
+        while chunk := await backlog.get():
+            while self._window.is_full():
+                await self._until_progress()
+            self._window.add(backlog.shipper_of(chunk), chunk)
+            self._send_chunks()
+            if not self._late:
+                self._wait_for_answer()
+        while self._window.size:
+            await self._until_progress()
+
+    def _send_chunks(self) -> None:
+        """Send those that the connection has not had, as long as libzmq takes them."""
+        while self._welcome and not self.transport.get_write_buffer_size():
+            message = self._window.message()
+            if not message:
+                return
+            self.transport.write(message)
+
+    async def _until_progress(self) -> None:
+        self._progress.clear()
+        await self._progress.wait()
+
+    def _wait_for_answer(self) -> None:
+        """Start to wait, or do no longer if there is nothing to wait for."""
+        if self._late:
+            self._late.cancel()
+        self._late = None
+        if self._window.size:
+            self._late = self._loop.call_later(self._patience_s, self._answer_is_late)
+
+    def _answer_is_late(self) -> None:
+        if self._welcome and not self._asked:
+            self._ask()
+        else:
+            self._patience_s = min(2 * self._patience_s, LONGEST_PATIENCE_S)
+            self._dial()
+        self._wait_for_answer()
+
+    def _ask(self) -> None:
+        """Let the collector tell what is safe."""
+        self._asked = True
+        for question in self._window.questions():
+            self.transport.write([question])
+
+    def _dial(self) -> None:
+        """Leave the collector in use; connect to the next one."""
+        if self._endpoint:
+            with contextlib.suppress(zmq.ZMQError):
+                self._push.disconnect(self._endpoint)
+        self._welcome = False
+        for _, old_enough in self.connections.values():  # libzmq does not tell that it closes them
+            old_enough.cancel()
+        self.connections.clear()
+        self._endpoint = next(self._endpoints)
+        self.connect(self._endpoint)
+
+    async def close(self) -> None:
+        """Leave at once: all is safe, and what has not gone out yet need not."""
+        self.transport.abort()
+        await super().close()
+
+    def connect(self, endpoint: str) -> None:
+        """Connect, at once or when the name resolves: that may take longer than our patience."""
+        if endpoint not in self._looked_up:
+            self._looked_up.add(endpoint)
+            super().connect(endpoint)
+
+    def _connect_to(self, endpoint: str, ipv6: bool = False) -> None:
+        self._looked_up.discard(endpoint)
+        if endpoint == self._endpoint:  # not one that was left before its name resolved
+            super()._connect_to(endpoint, ipv6)
+
+    # what the transport calls
+
+    def resume_writing(self) -> None:
+        self._send_chunks()
+
+    def event_received(self, event: Any) -> None:
+        if event.event == zmq.EVENT_DISCONNECTED:
+            self._welcome = False
+            if event.value not in self.connections:  # one that was left
+                return
+        super().event_received(event)
+        if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._window.again()
+            self._asked = False
+            self._welcome = not self._window.size
+            if not self._welcome:
+                self._ask()
+
+    def msg_received(self, msg: list[bytes]) -> None:
+        try:
+            shipper, number = read_answer(msg)
+        except ValueError as error:
+            if not self._told:
+                say(f"{self._endpoint} does not speak the protocol of --ack: {error}")
+            self._told = True
+            return
+        chunks = self._window.safe(shipper, number)
+        for chunk in chunks:
+            self._backlog.sent += chunk.count()
+            self._backlog.done(chunk, 0)
+        if chunks:
+            self._patience_s = ANSWER_S
+            self._wait_for_answer()
+            self._progress.set()
+        if chunks or not self._welcome:
+            self._asked = False
+        self._welcome = True
+        self._send_chunks()
 
 
 # ---- running ----------------------------------------------------------------------------------
@@ -1803,8 +2068,8 @@ class Report:
     def undelivered(self) -> int:
         """Messages that may not have arrived, at most: libzmq does not tell what it holds."""
         backlog, options = self._backlog, self._options
-        held = backlog.sent
-        if options.sndhwm:
+        held = 0 if options.ack else backlog.sent
+        if held and options.sndhwm:
             queued = options.sndhwm * options.batch
             being_sent = OUT_BATCH_SIZE // self._form.least_size + options.batch
             held = min(held, (queued + being_sent) * max(len(self._link.connections), 1))
@@ -1813,7 +2078,7 @@ class Report:
     def waiting(self) -> None:
         """Say that the input has ended, and what keeps us."""
         where = " ".join(self._options.connect + self._options.bind)
-        if self._link.met_collector.is_set():
+        if self._link.met_collector.is_set() and not self._options.ack:
             what = f"up to {self.undelivered()} messages are still on their way to"
         else:
             what = f"{self.undelivered()} messages wait{self._place} for a collector at"
@@ -1826,7 +2091,9 @@ class Report:
             return self._left_in_spool(self._backlog)
         if not lost:
             return False
-        if self._link.met_collector.is_set():
+        if self._options.ack:
+            say(f"gave up {lost} messages: no collector has acknowledged them")
+        elif self._link.met_collector.is_set():
             waited = self._backlog.waiting() - self._backlog.unanswered
             say(
                 f"gave up at most {lost} messages: {waited} that waited here, "
@@ -1837,15 +2104,18 @@ class Report:
         return True
 
     def _left_in_spool(self, spool: Spool) -> bool:
+        homeless = spool.homeless()
         if spool.unsaved:
             say(f"gave up {spool.unsaved} messages: they could not be written to the spool")
-        waiting, uncertain = spool.waiting() - spool.unsaved, spool.uncertain()
+        if homeless:
+            say(f"gave up at most {homeless} messages: the file that had them is damaged")
+        waiting, uncertain = spool.waiting() - spool.unsaved - homeless, spool.uncertain()
         if waiting or uncertain:
             say(
                 f"{waiting} messages wait in {self._options.spool}, and {uncertain} that were "
                 "handed over and may have arrived: the next start sends them"
             )
-        return spool.unsaved > 0
+        return spool.unsaved + homeless > 0
 
     def summary(self) -> None:
         """Tell on stdout how many messages went out, and in which time."""
@@ -1857,9 +2127,10 @@ class Report:
 
 async def ship(options: argparse.Namespace) -> int:
     """Push all of stdin; returns the exit status."""
-    link = Link(options.high_water, options.low_water)
+    ack = AckLink(options.high_water, options.low_water, options.connect) if options.ack else None
+    link = ack or Link(options.high_water, options.low_water)
     try:
-        await link.open(options.sndhwm, options.bind, options.connect)
+        await link.open(options.sndhwm, options.bind, [] if ack else options.connect)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}")
     form = EventFormat(options, os.getpid())
@@ -1884,7 +2155,7 @@ async def ship(options: argparse.Namespace) -> int:
         repeat(report.live_line, PROGRESS_S)
 
     async def deliver() -> None:
-        await asyncio.gather(reading, zmq_pusher(backlog, link))
+        await asyncio.gather(reading, ack.run(backlog) if ack else zmq_pusher(backlog, link))
         await link.close()
 
     if options.omprog or options.spool:
@@ -1926,6 +2197,8 @@ def open_backlog(options: argparse.Namespace, form: EventFormat, link: Link) -> 
         return Backlog(options.queue_limit, form)
 
     def held() -> int:
+        if options.ack:  # of what was acknowledged, nothing
+            return 0
         a_connection: int = options.sndhwm + OUT_BATCH_SIZE // form.least_size + 1
         return a_connection * max(len(link.connections), 1)
 
@@ -2119,6 +2392,7 @@ def build_parser(description: str) -> Parser:
            help="rsyslog's beginTransactionMark (BEGIN TRANSACTION)")
     option("--omprog-commit", metavar="TEXT", default="COMMIT TRANSACTION",
            help="rsyslog's commitTransactionMark (COMMIT TRANSACTION)")
+    option("--ack", **switch, help="acknowledged delivery, to zmqpull.py --ack; --connect only")
     option("--stats", metavar="SECONDS", type=INTERVAL, default=0.0,
            help="counters on stderr that often; SIGUSR1 asks for them at once")
     option("--progress", **switch, help="a live line on stderr, if that is a terminal (needs tqdm)")
@@ -2162,6 +2436,8 @@ def refuse_misfits(parser: Parser, options: argparse.Namespace) -> None:
         parser.error("--queue-limit is for lines in memory; with --spool it is --spool-limit")
     if options.spool and not options.sndhwm:
         parser.error("--sndhwm 0 lets libzmq hold everything: nothing would ever leave --spool")
+    if options.ack and options.bind:
+        parser.error("--ack connects: it cannot be used with --bind")
     if options.omprog_transactions and not options.omprog:
         parser.error("--omprog-transactions is for --omprog")
     marks = [options.omprog_begin, options.omprog_commit]

@@ -56,6 +56,12 @@ def install_program(folder: Path) -> Path:
     return program
 
 
+def unread(pipe: int) -> int:
+    """The bytes in a pipe, seen from either end (pipe(7))."""
+    held = fcntl.ioctl(pipe, termios.FIONREAD, struct.pack("i", 0))
+    return int(struct.unpack("i", held)[0])
+
+
 def untaken(sender: socket.socket) -> int:
     """The bytes (and what the kernel adds to them) that the other side has not read yet."""
     queued = fcntl.ioctl(sender, termios.TIOCOUTQ, struct.pack("i", 0))

@@ -1248,6 +1248,7 @@ OPTIONS: dict[str, tuple[str, Any, list[str], Any]] = {
     "redis_limit": ("5", 5, ["--redis-limit", "1000"], 1000),
     "sqlite": ("'/a b' c", ["/a b", "c"], ["--sqlite", "d"], ["d"]),
     "n": ("5", 5, ["-n", "2147483647"], 2**31 - 1),
+    "ack": ("1", True, ["--ack"], True),
     "stats": ("0.5", 0.5, ["--stats", "60"], 60.0),
     "quiet": ("yes", True, ["-q"], True),
 }
@@ -1268,6 +1269,7 @@ def test_the_defaults_are_those_of_the_description() -> None:
         "redis_limit": 0,
         "sqlite": [],
         "n": 0,
+        "ack": False,
         "stats": 0.0,
         "quiet": False,
     }

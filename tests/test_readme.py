@@ -215,6 +215,20 @@ def test_every_option_is_in_the_table(title: str, parser: argparse.ArgumentParse
     assert named == known
 
 
+def test_the_acknowledged_pair_does_what_is_shown(sandbox: list[str], tmp_path: Path) -> None:
+    block = blocks(section("With nothing lost between them"))[0]
+    start, ship = commands(block)
+    script = f"""
+{start.rstrip("& ")} 2>said & collector=$!
+trap 'kill $collector' EXIT
+{ship}
+sqlite3 events.db 'SELECT count(*) FROM event' >count
+"""
+    output = run(sandbox, tmp_path, script, peer="")
+    assert re.fullmatch(shown_output(block), output), output
+    assert (tmp_path / "count").read_text() == "1000\n"
+
+
 def test_the_collector_prints_what_is_shown(sandbox: list[str], tmp_path: Path) -> None:
     block = blocks(section("A collector"))[0]
     output = run(sandbox, tmp_path, "exec 2>&1; " + commands(block)[0], peer="")

@@ -1467,10 +1467,10 @@ def test_line_that_is_being_written_when_the_file_turns_out_damaged_is_kept(
     really_append = zmqpush.SpoolFile.append
     full = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))] if is_full else []
 
-    def append(file: zmqpush.SpoolFile, chunk: zmqpush.Finished) -> int:
+    def append(file: zmqpush.SpoolFile, chunk: zmqpush.Finished) -> None:
         if full:
             raise full.pop()
-        return really_append(file, chunk)
+        really_append(file, chunk)
 
     async def scenario() -> list[bytes]:
         spool = make_spool(directory)
@@ -1983,8 +1983,15 @@ def loaded(file: zmqpush.SpoolFile) -> list[tuple[int, list[bytes]]]:
     """All that it loads, by number."""
     found = []
     while chunks := file.load():
-        found += [(number, chunk.messages()) for number, chunk in chunks]
+        found += [(chunk.number, chunk.messages()) for chunk in chunks]
     return found
+
+
+def number_of_next(file: zmqpush.SpoolFile, *texts: bytes) -> int:
+    """Append them as one chunk; returns its number."""
+    chunk = finished(*texts)
+    file.append(chunk)
+    return chunk.number
 
 
 def identity(file: zmqpush.SpoolFile) -> Any:
@@ -1999,11 +2006,11 @@ def adopted(path: str) -> zmqpush.SpoolFile:
 
 def test_number_is_never_used_again(directory: Path) -> None:
     file = zmqpush.SpoolFile.create(str(directory))
-    assert [file.append(finished(b"x")) for _ in range(3)] == [1, 2, 3]
+    assert [number_of_next(file, b"x") for _ in range(3)] == [1, 2, 3]
     file.forget(3)
     file.let_go()
     file = adopted(file.path)
-    assert file.append(finished(b"x")) == 4
+    assert number_of_next(file, b"x") == 4
     file.let_go()
 
 
@@ -2022,7 +2029,7 @@ def test_chunks_before_a_damaged_one_are_loaded_first(directory: Path) -> None:
     for line in lines(5):
         file.append(finished(line))
     file._db.execute("UPDATE chunk SET text = CAST('noise' AS BLOB) WHERE number = 4")
-    assert [number for number, _ in file.load()] == [1, 2, 3]
+    assert [chunk.number for chunk in file.load()] == [1, 2, 3]
     with pytest.raises(sqlite3.DatabaseError, match="chunk 4"):
         file.load()
     file.let_go()
@@ -2057,7 +2064,7 @@ def test_file_that_moves_keeps_its_numbers_its_id_and_its_rows(directory: Path) 
     for line in lines(5):
         file.append(finished(line, b""))
     file.forget(2)
-    assert [number for number, _ in file.load(until=3)] == [3]
+    assert [chunk.number for chunk in file.load(until=3)] == [3]
     before, path = identity(file), file.path
     shutil.rmtree(directory)
     assert not file.is_in_place()
@@ -2065,7 +2072,7 @@ def test_file_that_moves_keeps_its_numbers_its_id_and_its_rows(directory: Path) 
     assert file.is_in_place()
     assert file.path != path
     assert identity(file) == before
-    assert file.append(finished(b"new")) == 6
+    assert number_of_next(file, b"new") == 6
     kept = [(4, [b"00000003", b""]), (5, [b"00000004", b""]), (6, [b"new"])]
     assert loaded(file) == kept
     file.let_go()
