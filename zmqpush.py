@@ -715,6 +715,7 @@ class Backlog:
         if self.size or not self.send_now(self._form.message(text, self._now_ms())):
             return False
         self.sent += 1
+        self._sent_before = self.sent
         self.last_sent_at = time.monotonic()
         return True
 
@@ -2161,7 +2162,7 @@ async def ship(options: argparse.Namespace) -> int:
     if options.omprog or options.spool:
         stdin.widen()
     if options.omprog:
-        if not options.spool:
+        if not options.spool and not ack:
             backlog.send_now = link.send_now
         queuer = omprog_queuer(stdin, Omprog(options, backlog), backlog)
     else:
