@@ -108,6 +108,7 @@ OUT_BATCH_SIZE = 8192  # bytes that libzmq writes at once, beyond what it counts
 HANDSHAKE_S = 31.0  # a second more than ZMQ_HANDSHAKE_IVL
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
+SHIPPER_SIZE = 16  # bytes of the id that a spool file or a process has
 LOAD_SIZE = 1024 * 1024  # bytes of a spool that are brought into memory at once
 LOG_SUFFIX = "-wal"  # of SQLite's write-ahead log
 MOST_LEFT_BEHIND = 64  # files of a spool that are taken over at once
@@ -684,7 +685,7 @@ class Backlog:
         self._youngest: Chunk | None = None  # the last one put, while nobody has taken it
         self._in_hand: collections.deque[Chunk | Finished] = collections.deque()  # not done yet
         self._sent_before = 0  # of `sent`, before the one that is being sent
-        self._id = os.urandom(16)
+        self._id = os.urandom(SHIPPER_SIZE)
         self._numbers = 0  # that were given
 
     def announce(self) -> None:
@@ -887,7 +888,7 @@ class SpoolFile:
         PRAGMA secure_delete = OFF;  -- Debian zeroes what is deleted
         PRAGMA synchronous = NORMAL;  -- syncs before a checkpoint; sync() does it when it matters
         CREATE TABLE IF NOT EXISTS shipper (id TEXT NOT NULL);
-        INSERT INTO shipper SELECT lower(hex(randomblob(16)))
+        INSERT INTO shipper SELECT lower(hex(randomblob({SHIPPER_SIZE})))
             WHERE NOT EXISTS (SELECT 1 FROM shipper);
         CREATE TABLE IF NOT EXISTS chunk (
             number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -911,8 +912,7 @@ class SpoolFile:
                 "SELECT coalesce(sum(events), 0), coalesce(sum(length(text) + 1), 0), "
                 "coalesce(min(number), 1) FROM chunk"
             ).fetchone()
-            (name,) = self._db.execute("SELECT id FROM shipper").fetchone()
-            self.id = bytes.fromhex(name)
+            self.id = self._read_id()
             self._log = os.open(path + LOG_SUFFIX, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, sqlite3.Error):
             self._db.close()
@@ -958,6 +958,14 @@ class SpoolFile:
             lock = open_and_lock(path, os.O_CREAT | os.O_EXCL)
             if lock is not None:
                 return path, lock
+
+    def _read_id(self) -> bytes:
+        (name,) = self._db.execute("SELECT id FROM shipper").fetchone()
+        with contextlib.suppress(TypeError, ValueError):
+            shipper = bytes.fromhex(name)
+            if len(shipper) == SHIPPER_SIZE:
+                return shipper
+        raise sqlite3.DatabaseError("the shipper's id is not as it was written")
 
     def append(self, chunk: Finished) -> None:
         """Add `chunk` and number it, or raise.

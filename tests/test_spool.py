@@ -2111,6 +2111,19 @@ def test_process_that_is_killed_while_it_removes_a_file_leaves_nothing_for_ever(
     assert names(directory) == []
 
 
+@pytest.mark.parametrize("name", ["noise", "ab", ""])
+def test_file_whose_id_is_damaged_is_put_aside(
+    name: str, directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = zmqpush.SpoolFile.create(str(directory))
+    file.append(finished(b"x"))
+    file._db.execute("UPDATE shipper SET id = ?", (name,))
+    file.let_go()
+    assert sent_from(directory) == []
+    assert capfd.readouterr().err.count(" is damaged (") == 1
+    assert names(directory) == [f"{Path(file.path).name}.damaged"]
+
+
 def test_file_is_held_by_one_at_a_time(directory: Path) -> None:
     file = zmqpush.SpoolFile.create(str(directory))
     assert zmqpush.SpoolFile.adopt(file.path) is None
