@@ -711,8 +711,11 @@ class Backlog:
             self.announce()
         self._grown(len(lines))
 
-    def sent_at_once(self, text: bytes) -> bool:
-        """Whether `text`, read just now, was sent as one event, past the empty queue."""
+    def put_at_once(self, text: bytes) -> bool:
+        """Whether `text`, read just now, could be put, as one event, without waiting: it was sent.
+
+        Where something waits in the queue it cannot, for it must not overtake.
+        """
         if self.size or not self.send_now(self._form.message(text, self._now_ms())):
             return False
         self.sent += 1
@@ -720,7 +723,11 @@ class Backlog:
         self.last_sent_at = time.monotonic()
         return True
 
-    async def put_event(self, text: bytes) -> None:
+    def save_at_once(self, text: bytes) -> bool:
+        """As `put_at_once()`; and it is safe then."""
+        return self.put_at_once(text)
+
+    def put_event(self, text: bytes) -> None:
         """Append `text`, read just now, as one event, whatever is in it."""
         chunk = Finished(self._form.message(text, self._now_ms()), 1, self._form.batch)
         self._youngest = None
@@ -1101,9 +1108,11 @@ class Spool(Backlog):
         self._sync_s = 0.0  # how long it took
         self._loaded: collections.deque[Finished] = collections.deque()
         self._loaded_size = 0
+        self._turn_size = 0  # bytes that were taken since others had their turn
         self._messages = 0  # that were sent
         # What may still be in this process: file, number, events, and _messages after it.
         self._uncertain: collections.deque[tuple[SpoolFile, int, int, int]] = collections.deque()
+        self._will_forget = False
         self._gone: dict[SpoolFile, int] = {}  # numbers up to which they are to be deleted
         self._look_at = 0.0  # time.monotonic(), for files of others
         self._will_look = False  # though nothing else happens
@@ -1133,11 +1142,25 @@ class Spool(Backlog):
                     say(f"cannot write to the spool: {reason(error)}; reading on when that is over")
                 self._told = True
                 await asyncio.sleep(SPOOL_RETRY_S)
-                self._forget(self._held())  # which may have failed as well
+                self._forget_what_left()  # which may have failed as well
         if chunk.size < Pace.GATHERED:  # what comes in the meantime shares the next sync
             await asyncio.sleep(self._synced_at + SYNC_INTERVAL_S - time.monotonic())
 
-    async def put_event(self, text: bytes) -> None:
+    def put_at_once(self, text: bytes) -> bool:
+        """Whether `text` could be put without waiting. Raises OSError and sqlite3.Error."""
+        if 0 < self.limit <= self.size:
+            return False
+        self.put_event(text)
+        return True
+
+    def save_at_once(self, text: bytes) -> bool:
+        """As `put_at_once()`; and it is on the disk then. Raises OSError and sqlite3.Error."""
+        if self._sync_s >= QUICK_SYNC_S or not self.put_at_once(text):
+            return False
+        self._sync()
+        return True
+
+    def put_event(self, text: bytes) -> None:
         """Append `text`, read just now, as one event. Raises OSError and sqlite3.Error."""
         self._append(Finished(self._form.message(text, self._now_ms()), 1, self._form.batch))
 
@@ -1146,16 +1169,26 @@ class Spool(Backlog):
         self._renew()
         if not self._fresh:
             return
+        if self._sync_s < QUICK_SYNC_S:  # to go to a thread and back takes as long
+            self._sync()
+            return
         own = self._own
         self._synced_at = time.monotonic()
-        if self._sync_s < QUICK_SYNC_S:  # to go to a thread and back takes as long
-            own.sync()
-        else:
-            await asyncio.get_running_loop().run_in_executor(None, own.sync)
-        self._sync_s = time.monotonic() - self._synced_at
+        await asyncio.get_running_loop().run_in_executor(None, own.sync)
         if own.closed:  # meanwhile it was found to be damaged
             await self.safe()
-            return
+        else:
+            self._now_synced()
+
+    def _sync(self) -> None:
+        self._synced_at = time.monotonic()
+        self._own.sync()
+        self._now_synced()
+
+    def _now_synced(self) -> None:
+        """All that was put is on the disk, and can be sent."""
+        own = self._own
+        self._sync_s = time.monotonic() - self._synced_at
         self._stay_in_place()
         for chunk in self._fresh:
             # If it comes next, and there is room, it need not be read again.
@@ -1215,7 +1248,9 @@ class Spool(Backlog):
 
     async def get(self) -> Finished | None:
         """Wait for the oldest chunk; None at the end."""
-        await asyncio.sleep(0)  # let stdin and signals have their turn
+        if self._turn_size >= CHUNK_SIZE or not self._loaded:
+            self._turn_size = 0
+            await asyncio.sleep(0)  # let stdin and signals have their turn
         while not self._loaded:
             ended = self._ended
             self._news = asyncio.get_running_loop().create_future()
@@ -1227,6 +1262,7 @@ class Spool(Backlog):
             self._told = self._told and self.unsaved > 0
             await self._news
         chunk = self._loaded.popleft()
+        self._turn_size += chunk.size
         self._loaded_size -= chunk.size
         self._in_hand.append(chunk)
         return chunk
@@ -1243,7 +1279,9 @@ class Spool(Backlog):
         file.size -= chunk.size
         self._messages += messages
         self._uncertain.append((file, chunk.number, chunk.count(), self._messages))
-        self._forget(self._held())
+        if not self._will_forget:  # in the next turn of the event loop: many at once
+            self._will_forget = True
+            asyncio.get_running_loop().call_soon(self._forget_what_left)
 
     @staticmethod
     def _file_of(chunk: Chunk | Finished) -> SpoolFile:
@@ -1277,6 +1315,10 @@ class Spool(Backlog):
     def _keep(self, chunk: Finished) -> None:
         self._loaded.append(chunk)
         self._loaded_size += chunk.size
+
+    def _forget_what_left(self) -> None:
+        self._will_forget = False
+        self._forget(self._held())
 
     def _forget(self, held: int) -> None:
         """Delete all chunks that `held` messages were sent after."""
@@ -1383,9 +1425,8 @@ class Spool(Backlog):
 
     def close(self, delivered: bool) -> None:
         """Everything was `delivered`, or nobody tries any longer."""
-        if delivered:
-            self._forget(0)
-        else:
+        self._forget(0 if delivered else self._held())
+        if not delivered:
             self._keep_in_place()
         for file in self._files:
             with contextlib.suppress(OSError, sqlite3.Error):  # then who comes next has to see
@@ -1425,14 +1466,22 @@ class Omprog:
                 say(f"cannot write to standard output: {error.strerror}")
 
     def answered_at_once(self, lines: bytes) -> bool:
-        """Whether `lines`, a message, could be sent, and answered, without waiting."""
+        """Whether `lines`, a message, could be answered without waiting."""
         text = self._text(lines)
         is_mark = self._transactions and text in (self._begin, self._commit)
         if is_mark or len(text) > (self._max_line or len(text)):
             return False
-        if not self._backlog.sent_at_once(text):
+        backlog = self._backlog
+        try:
+            if self._in_transaction:
+                answer = "DEFER_COMMIT" if backlog.put_at_once(text) else ""
+            else:
+                answer = "OK" if backlog.save_at_once(text) else ""
+        except (OSError, sqlite3.Error) as error:
+            answer = self._refusal(error)
+        if not answer:
             return False
-        self.write("DEFER_COMMIT\n" if self._in_transaction else "OK\n")
+        self.write(f"{answer}\n")
         return self.is_heard
 
     async def answer(self, lines: bytes) -> None:
@@ -1443,11 +1492,15 @@ class Omprog:
         try:
             answer = await self._do(self._text(lines))
         except (OSError, sqlite3.Error) as error:
-            answer = f"cannot write to the spool: {reason(error)}"
+            answer = self._refusal(error)
         finally:
             self._asker = None
         self._backlog.unanswered = 0
         self.write(f"{answer}\n")
+
+    @staticmethod
+    def _refusal(error: Exception) -> str:
+        return f"cannot write to the spool: {reason(error)}"
 
     @staticmethod
     def _text(lines: bytes) -> bytes:
@@ -1466,7 +1519,7 @@ class Omprog:
         await backlog.room()
         events = list(pieces(text, self._max_line or len(text)))
         for event in events:
-            await backlog.put_event(event)
+            backlog.put_event(event)
         if self._in_transaction:
             return "DEFER_COMMIT"
         backlog.unanswered = len(events)
