@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 import omprog_sections
+import pull_sections
 import report
 import sections
 import spool_sections
@@ -34,7 +35,12 @@ LINES = 1_000_000
 CHECKED_LINES = 10_000
 FIGURES = BENCH / "FIGURES.md"
 #: In the order of the report.
-SECTIONS = {**sections.SECTIONS, **spool_sections.SECTIONS, **omprog_sections.SECTIONS}
+SECTIONS = {
+    **sections.SECTIONS,
+    **spool_sections.SECTIONS,
+    **omprog_sections.SECTIONS,
+    **pull_sections.SECTIONS,
+}
 
 
 def parse_options() -> argparse.Namespace:
