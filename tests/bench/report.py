@@ -178,5 +178,6 @@ def preamble(command: str, machine: str) -> str:
         "# Figures\n\n"
         f"Measured in one run of `{command}`, which wrote this file. {machine}\n\n"
         "Everybody ships the same lines to the same sink, a C program, over TCP on this "
-        "machine. Each figure is the median of the runs, taken in turn.\n"
+        "machine; collectors are sent them by one. Each figure is the median of the runs, "
+        "taken in turn.\n"
     )
