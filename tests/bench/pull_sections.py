@@ -189,7 +189,7 @@ class Collected:
     """How somebody collected."""
 
     rate: float  # events a second, from the start of the sender to the last event in its place
-    cpu_us: float  # CPU of the collector an event, its start included
+    cpu_us: float  # CPU of the collector an event, without its start
     server_cpu_us: float = 0.0  # of a server behind it
 
 
@@ -225,7 +225,7 @@ class Zmqpull(Collector):
             command += place.options if place else ()
             child = stack.enter_context(Child(OURS, command, folder))
             wait_until_listening(child, endpoint)
-            before_ns = place.server_cpu_ns() if place else 0
+            start_ns, before_ns = cpu_ns(child.pid), place.server_cpu_ns() if place else 0
             with explained_by(child), send(bench, load, endpoint) as sender:
                 child.wait()
             if place:
@@ -233,7 +233,7 @@ class Zmqpull(Collector):
                 must_be(f"{self.name}: events", place.count(), lines)
         return Collected(
             rate=lines / (child.ended_ns - sender.started_ns) * 1e9,
-            cpu_us=child.cpu_s / lines * 1e6,
+            cpu_us=(child.cpu_s * 1e9 - start_ns) / lines / 1e3,
             server_cpu_us=server_ns / lines / 1e3,
         )
 
@@ -248,12 +248,13 @@ class Bare(Collector):
             command = [sys.executable, str(BENCH / "pull_bare.py"), endpoint, str(path)]
             with Child("bare loop", [*command, str(load.messages)], folder) as child:
                 wait_until_listening(child, endpoint)
+                start_ns = cpu_ns(child.pid)
                 with explained_by(child), send(bench, load, endpoint) as sender:
                     child.wait()
             must_be(f"{self.name}: bytes", path.stat().st_size, load.size_of_lines(sender.pid))
         return Collected(
             rate=load.source.lines / (child.ended_ns - sender.started_ns) * 1e9,
-            cpu_us=child.cpu_s / load.source.lines * 1e6,
+            cpu_us=(child.cpu_s * 1e9 - start_ns) / load.source.lines / 1e3,
         )
 
 
@@ -272,11 +273,12 @@ class Imczmq(Collector):
             command = [find_rsyslogd(), "-n", "-f", str(configuration), "-iNONE"]
             with Child("rsyslogd", command, folder) as child, explained_by(child):
                 wait_until_listening(child, endpoint)
+                start_ns = cpu_ns(child.pid)
                 with send(bench, load, endpoint) as sender:
                     ended_ns = wait_for_size(path, load.size_of_lines(sender.pid))
         return Collected(
             rate=load.source.lines / (ended_ns - sender.started_ns) * 1e9,
-            cpu_us=child.cpu_s / load.source.lines * 1e6,
+            cpu_us=(child.cpu_s * 1e9 - start_ns) / load.source.lines / 1e3,
         )
 
     def configuration(self, folder: Path, endpoint: str, path: Path) -> str:
@@ -416,8 +418,8 @@ def spread(name: str, runs: list[Collected]) -> str:
 #: How the figures of both sections came about.
 NOTES = (
     "plain input. Events a second are those from the start of the sender, the C program by hand, "
-    "to the last event in its place; the collector has bound its endpoint before. CPU includes "
-    "the start of the program.",
+    "to the last event in its place; the collector has bound its endpoint before. CPU is that "
+    "from then on.",
     f"{SENDER}: into the C sink, from the first message to the last.",
     "Of the lines, "
     + ", ".join(f"{peer.name} {peer.share:.0%}" for peer in COLLECTORS if peer.share < 1)
