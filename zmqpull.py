@@ -47,7 +47,7 @@ import zmq
 
 DEFAULT_ENDPOINT = zmqpush.DEFAULT_ENDPOINT
 MOST_FRAMES = 2000  # that are taken at a time
-FRAMES_AT_ONCE = 100  # between two looks at their size
+FIRST_FRAMES = 10  # that are taken before the first look at their size
 ENOUGH_BYTES = 1024 * 1024  # after which no more are taken
 SLICE = 1000  # events in one command to Redis
 PIPE_BUF = 4096  # bytes that a pipe takes whole if it takes any (pipe(7))
@@ -83,7 +83,8 @@ def events_of(frames: list[bytes]) -> list[bytes]:
     A frame is an object or an array of objects, as Logstash's json codec takes them; each object
     keeps its own text. Anything else becomes an event that has it as `message`, and a tag.
     """
-    if are_objects(BETWEEN.join(frames), len(frames)):
+    # Who sends arrays sends nothing else: then there is no need to look whether all are objects.
+    if frames and frames[0][:1] != b"[" and are_objects(BETWEEN.join(frames), len(frames)):
         return frames
     return [event for frame in frames for event in events_in(frame)]
 
@@ -109,14 +110,21 @@ def are_objects(text: bytes, count: int) -> bool:
     )
 
 
+def parts_of(frame: bytes) -> list[bytes]:
+    """The objects, unless are_objects() says no, of an array that has no blanks between them.
+
+    That is how zmqpush.py makes it. Where `frame` is no array, it is the only part.
+    """
+    if frame[:1] != b"[" or frame[-1:] != b"]" or b"\n" in frame:
+        return [frame]
+    return frame[1:-1].replace(b"},{", b"}\n{").split(b"\n")
+
+
 def events_in(frame: bytes) -> list[bytes]:
     """The events of one frame."""
-    objects = frame[1:-1]  # of an array without blanks between them, as zmqpush.py makes it
-    is_array = frame[:1] == b"[" and frame[-1:] == b"]"
-    if is_array and are_objects(
-        objects.replace(b"},{", b"}" + BETWEEN + b"{"), objects.count(b"},{") + 1
-    ):
-        return objects.replace(b"},{", b"}\n{").split(b"\n")
+    parts = parts_of(frame)
+    if are_objects(BETWEEN.join(parts), len(parts)):
+        return parts
     try:
         # Outside of strings a line end is a blank, and inside there is none.
         return [re.sub("[\n\r]", " ", text).encode() for text in objects_in(frame.decode())]
@@ -247,7 +255,7 @@ class Descriptor:
     async def write(self, events: list[bytes]) -> None:
         """Write a line for each of `events`; after Trouble, what is missing of them."""
         if not self._data:
-            self._data, self._at = b"\n".join(events) + b"\n", 0
+            self._data, self._at = b"\n".join([*events, b""]), 0
         while self._at < len(self._data):
             await self._writable()
             try:
@@ -581,11 +589,15 @@ class Pull:
         asyncio.get_running_loop().add_reader(pull.fileno(), self._on_event)
 
     def take(self, most: int) -> list[bytes]:
-        """The frames that are there, up to `most`; each is for itself."""
+        """The frames that are there, up to `most`; each is for itself.
+
+        Before each look at their size as many again are taken: that makes few looks at small ones,
+        and of large ones not many more than enough.
+        """
         frames: list[bytes] = []
         with contextlib.suppress(zmq.Again):
             while len(frames) < most and sum(map(len, frames)) < ENOUGH_BYTES:
-                some = min(FRAMES_AT_ONCE, most - len(frames))
+                some = min(len(frames) or FIRST_FRAMES, most - len(frames))
                 frames.extend(map(self._recv, itertools.repeat(zmq.DONTWAIT, some)))
         return frames
 

@@ -2,13 +2,13 @@
 
     python tests/bench/bench.py [--runs 5] [--lines 1000000] [--only SECTION ...]
 
-Everybody sends the same events from the same input to the same C sink. First it is checked
-that all of them deliver what they are given; then the sections of the files named so are
-measured and printed one by one. A full run also writes them to FIGURES.md, beside this file: the
-README takes its figures from there.
+Everybody sends the same events from the same input to the same C sink, and collectors are all sent
+them by the same C program. First it is checked that all shippers deliver what they are given; then
+the sections of the files named so are measured and printed one by one. A full run also writes them
+to FIGURES.md, beside this file: the README takes its figures from there.
 
-It wants a C compiler, libzmq's headers, and rsyslog with its omczmq module, and a machine
-on which nothing else is going on.
+It wants a C compiler, libzmq's headers, rsyslog with its modules omczmq and imczmq, redis-server,
+and a machine on which nothing else is going on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 import omprog_sections
+import pull_sections
 import report
 import sections
 import spool_sections
@@ -34,7 +35,12 @@ LINES = 1_000_000
 CHECKED_LINES = 10_000
 FIGURES = BENCH / "FIGURES.md"
 #: In the order of the report.
-SECTIONS = {**sections.SECTIONS, **spool_sections.SECTIONS, **omprog_sections.SECTIONS}
+SECTIONS = {
+    **sections.SECTIONS,
+    **spool_sections.SECTIONS,
+    **omprog_sections.SECTIONS,
+    **pull_sections.SECTIONS,
+}
 
 
 def parse_options() -> argparse.Namespace:

@@ -118,8 +118,9 @@ class Child:
 
 
 def environment() -> dict[str, str]:
-    """Our environment without the variables that are options of zmqpush."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("ZMQPUSH_")}
+    """Our environment without the variables that are options of our programs."""
+    ours = ("ZMQPUSH_", "ZMQPULL_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 # ---- what the kernel knows about a running process ------------------------------------------

@@ -20,7 +20,7 @@ from peers import Tools, find_rsyslogd
 #: something, not where it is to be some times better.
 NOISE = 0.03
 
-HEADINGS = ("what", "zmqpush", "peer", "ratio", "target", "reached")
+HEADINGS = ("peer", "ratio", "target", "reached")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Row:
     reached: bool | None = None
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text, in the order of HEADINGS."""
+        """The row as text: what, ours, and the rest in the order of HEADINGS."""
         reached = {True: "yes", False: "**no**", None: ""}[self.reached]
         return (self.what, self.ours, self.peer, self.ratio, self.target, reached)
 
@@ -48,11 +48,13 @@ class Section:
         title: its heading.
         rows: the figures.
         details: sentences that say how they came about; each becomes an item of a list.
+        ours: the heading of our figures.
     """
 
     title: str
     rows: list[Row]
     details: list[str]
+    ours: str = "zmqpush"
 
 
 # ---- figures as text ------------------------------------------------------------------------
@@ -148,7 +150,7 @@ def aligned(table: Sequence[Sequence[str]]) -> str:
 
 def render(section: Section) -> str:
     """A section as Markdown."""
-    table = aligned([HEADINGS, *(row.cells() for row in section.rows)])
+    table = aligned([("what", section.ours, *HEADINGS), *(row.cells() for row in section.rows)])
     details = "\n".join(f"- {detail}" for detail in section.details)
     return "\n\n".join(part for part in (f"## {section.title}", table, details) if part) + "\n"
 
@@ -176,5 +178,6 @@ def preamble(command: str, machine: str) -> str:
         "# Figures\n\n"
         f"Measured in one run of `{command}`, which wrote this file. {machine}\n\n"
         "Everybody ships the same lines to the same sink, a C program, over TCP on this "
-        "machine. Each figure is the median of the runs, taken in turn.\n"
+        "machine; collectors are sent them by one. Each figure is the median of the runs, "
+        "taken in turn.\n"
     )
