@@ -1206,8 +1206,8 @@ class Chaos:
         send_to(programs, signal.SIGSTOP)
         self.log(BURST)
         wait_until(lambda: rsyslogd.count_queued() == self.logged, "the main queue is empty")
-        send_to(programs, signal.SIGCONT)
         send(signal.SIGTERM)
+        send_to(programs, signal.SIGCONT)
         assert rsyslogd.wait() == 0, rsyslogd.said()
         assert list(rsyslogd.folder.glob("ship.*")), "nothing was left to be saved"
         rsyslogd.start()
