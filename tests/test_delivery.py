@@ -447,6 +447,7 @@ def test_collector_that_stops_again_and_again_gets_everything_in_order(
     assert shipper.finish().processed == len(expected)
 
 
+@pytest.mark.long
 def test_killed_collector_loses_what_was_in_flight_and_nothing_that_waited(
     endpoint: str, printer: Callable[..., Printer], ship: Ship
 ) -> None:
@@ -720,6 +721,7 @@ def fill(shipper: Shipper, most: int) -> int:
     return written
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("write_size", [500, 1_000_000], ids=["small-writes", "large-writes"])
 def test_memory_grows_by_what_waits_and_comes_down_again(
     write_size: int, endpoint: str, collect: Collect, ship: Ship
@@ -816,6 +818,7 @@ def given_up(stderr: str) -> int:
     return int(match[1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("count", "size", "arguments"),
     [
@@ -862,6 +865,7 @@ def test_end_of_input_that_waits_for_a_stopped_collector_says_how_many_at_most(
     assert given_up(last + "\n") == int(match[1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hwm", [100, 1000, 10_000])
 def test_summary_counts_what_was_handed_over(hwm: int, handmade: HandmadePull, ship: Ship) -> None:
     """When it gives up, libzmq is full: it has had what arrived, and about SNDHWM more."""
@@ -1036,6 +1040,7 @@ def test_bind_and_connect_together_share_the_load(
     assert shipper.finish().status == 0
 
 
+@pytest.mark.long
 def test_two_shippers_cannot_bind_to_one_address(ship: Ship) -> None:
     first = ship("-b", "tcp://127.0.0.1:*")
     endpoint = bound(first)
@@ -1120,6 +1125,7 @@ def test_host_name_that_is_in_ipv6_too_reaches_a_collector_in_ipv4(
     assert collector.texts(1) == ["x"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("addresses", ["127.0.0.1", "::1", "127.0.0.1 ::1"])
 def test_host_name_that_resolves_later_reaches_the_collector(
     addresses: str, hosts: Path, elsewhere: str, collect: Collect, ship: Ship

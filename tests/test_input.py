@@ -209,6 +209,7 @@ def test_thousands_of_writers_of_one_fifo_are_all_read(
 # ---- a hang-up is not missed ------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_thirty_short_pipes_all_end(collector: Collector) -> None:
     loop = "for i in $(seq 30); do echo $i | zmqpush.py -q; done"
     result = in_shell(loop, collector.endpoint)
@@ -357,6 +358,7 @@ def test_file_is_read_from_where_it_stands(
     assert shipper.finish().processed == 1
 
 
+@pytest.mark.long
 def test_large_file_is_not_read_into_memory_while_nobody_takes_it(
     tmp_path: Path, collect: Callable[..., Collector], ship: Ship
 ) -> None:

@@ -163,6 +163,7 @@ def test_installed_programs_work_through_a_symlink(
     check_others([], "./", tmp_path, SYSTEM_PATH)
 
 
+@pytest.mark.long
 def test_every_extra_names_packages_that_are_there(venv: Path, path: str, tmp_path: Path) -> None:
     code = (
         "import importlib.metadata, json; print(json.dumps(importlib.metadata.requires('zmqpush')))"

@@ -1515,6 +1515,7 @@ def test_random_frames_are_messages_and_it_goes_on(pull: Pull, push: Push) -> No
     puller.end()
 
 
+@pytest.mark.long
 def test_frames_of_50_megabytes_come_out(pull: Pull, push: Push, tmp_path: Path) -> None:
     puller = pull("-o", str(tmp_path / "file"), "-n", "3")
     text = b"x" * 50 * MEBIBYTE

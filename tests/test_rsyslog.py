@@ -20,6 +20,8 @@ import pytest
 from conftest import Collector, strict_json, wait_until
 from rsyslog import TEMPLATE, Receiver, Rsyslogd, install_program
 
+pytestmark = pytest.mark.long
+
 # The first description's. It can pass no arguments: they come through the environment.
 LEGACY = """\
 $ModLoad            omprog

@@ -408,6 +408,7 @@ def test_each_line_arrives_without_waiting_for_the_next(
     assert shipper.finish().processed == 100
 
 
+@pytest.mark.long
 def test_file_as_input_is_sent_in_order(
     tmp_path: Path, directory: Path, collector: Collector, ship: Ship
 ) -> None:
@@ -422,6 +423,7 @@ def test_file_as_input_is_sent_in_order(
     assert names(directory) == []
 
 
+@pytest.mark.long
 def test_line_longer_than_what_is_loaded_at_once_is_kept_and_arrives(
     directory: Path, endpoint: str, collector: Collector, ship: Ship
 ) -> None:
@@ -451,6 +453,7 @@ def test_lines_wait_on_disk_and_arrive_in_order_when_the_collector_comes(
     assert names(directory) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_after_the_end_of_input_ends_it_at_once_and_what_waits_is_kept(
     number: signal.Signals, directory: Path, endpoint: str, collector: Collector, ship: Ship
@@ -478,6 +481,7 @@ def test_signal_after_the_end_of_input_ends_it_at_once_and_what_waits_is_kept(
     assert names(directory) == []
 
 
+@pytest.mark.long
 def test_sigint_while_input_goes_on_keeps_what_is_in_the_pipe(
     directory: Path, endpoint: str, collector: Collector, ship: Ship
 ) -> None:
@@ -497,6 +501,7 @@ def test_sigint_while_input_goes_on_keeps_what_is_in_the_pipe(
     assert collector.texts(5000) == [line.decode() for line in lines(5000)]
 
 
+@pytest.mark.long
 def test_sigterm_reads_on_and_keeps_what_comes_until_the_end_of_input(
     directory: Path, endpoint: str, collector: Collector, ship: Ship
 ) -> None:
@@ -514,6 +519,7 @@ def test_sigterm_reads_on_and_keeps_what_comes_until_the_end_of_input(
     assert collector.texts(3) == ["one", "two", "three"]
 
 
+@pytest.mark.long
 def test_signal_while_the_collector_does_not_read_tells_what_may_have_arrived(
     directory: Path, collect: Collect, ship: Ship
 ) -> None:
@@ -714,6 +720,7 @@ def test_what_was_journaled_arrives_in_order_though_shippers_are_killed_at_rando
     assert unique > 5_000
 
 
+@pytest.mark.long
 def test_line_is_kept_as_soon_as_the_pipe_is_empty_and_it_sleeps(
     directory: Path, endpoint: str, collector: Collector, ship: Ship
 ) -> None:
@@ -766,6 +773,7 @@ def test_killed_it_repeats_what_its_connections_may_hold_and_no_more(
 # ---- files of others --------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_running_shipper_sends_what_another_has_left_behind(
     directory: Path, endpoint: str, collector: Collector, ship: Ship
 ) -> None:
@@ -845,6 +853,7 @@ def test_processes_started_at_once_share_what_was_left_behind_and_nothing_is_sen
     assert names(directory) == []
 
 
+@pytest.mark.long
 def test_two_processes_with_input_of_their_own_adopt_at_once_and_nothing_is_sent_twice(
     directory: Path, collector: Collector, ship: Ship
 ) -> None:
@@ -1738,6 +1747,7 @@ def test_signal_while_the_limit_holds_the_writer_back_keeps_what_is_in_the_pipe(
     assert stderr_of(result) == kept_in(directory, (written + 99) // 100)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("linger", ["0", "0.5"])
 def test_linger_is_how_long_it_delivers_and_what_waits_then_is_kept(
     linger: str, directory: Path, endpoint: str, collector: Collector, ship: Ship

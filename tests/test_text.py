@@ -142,6 +142,7 @@ def test_a_cr_that_the_input_ends_with_is_kept(collector: Collector, ship: Ship)
 # ---- much of it -------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_line_of_100_mb_arrives_in_pieces_cut_between_characters(
     collector: Collector, ship: Ship
 ) -> None:
@@ -157,6 +158,7 @@ def test_a_line_of_100_mb_arrives_in_pieces_cut_between_characters(
     assert (result.status, result.processed, result.stderr) == (0, len(texts) + 1, WARNING)
 
 
+@pytest.mark.long
 def test_a_line_of_100_mb_is_one_message_without_a_limit(collector: Collector, ship: Ship) -> None:
     line = b"x" * 100_000_000
     shipper = ship("-c", collector.endpoint, "--max-line", "0")
@@ -177,6 +179,7 @@ def test_many_long_lines_are_one_warning(collector: Collector, ship: Ship) -> No
     assert (result.processed, result.stderr) == (5, WARNING)
 
 
+@pytest.mark.long
 def test_a_million_empty_lines_are_a_million_events(ship: Ship) -> None:
     count = 1_000_000
     with zmq.Context() as context, context.socket(zmq.PULL) as pull:
