@@ -1804,6 +1804,31 @@ def test_books_are_right_when_a_file_is_damaged_while_its_chunks_are_in_the_wind
     assert list(tmp_path.glob("*.spool")) == []
 
 
+def test_what_only_memory_has_since_its_file_was_damaged_is_given_up_with_a_count(
+    tmp_path: Path, our_collector: OurCollector, ship: Ship
+) -> None:
+    spool = tmp_path / "spool"
+    shipper = ship("--ack", "-c", our_collector.endpoint, "--spool", str(spool))
+    shipper.write(as_input(texts(100_000, size=99)))
+    wait_until_read(shipper)
+    write_noise(spool)
+    stderr, acknowledged = shipper.process.stderr, 0
+    assert stderr
+    while not unread(stderr.fileno()):
+        chunk = our_collector.receive_chunk()
+        acknowledged += chunk.texts[0].count(b"\n") + 1
+        our_collector.answer(chunk, chunk.number)
+        wait_until_asleep(shipper.pid)
+    assert " is damaged (" in shipper.read_stderr_line()
+    shipper.signal(signal.SIGINT)
+    result = shipper.finish()
+    assert (result.status, result.processed) == (1, acknowledged)
+    said = r"zmqpush\.py: gave up at most (\d+) messages: the file that had them is damaged\n"
+    match = re.fullmatch(said, trouble(result))
+    assert match, result.stderr
+    assert 0 < int(match[1]) < 100_000 - acknowledged
+
+
 # ---- from one collector to the next -----------------------------------------------------------
 
 
@@ -2121,6 +2146,29 @@ def test_omprog_says_ok_when_it_is_acknowledged(
     shipper.write(b"two\nlines\n")
     chunk = our_collector.receive_chunk()
     assert strict_json(chunk.texts[0])["message"] == "two\nlines"
+    our_collector.answer(chunk, 2)
+    assert stdout.readline().lstrip(b".") == b"OK\n"
+    assert shipper.finish().status == 0
+
+
+def test_transaction_is_committed_when_all_of_it_is_acknowledged(
+    tmp_path: Path, our_collector: OurCollector, ship: Ship
+) -> None:
+    program = copy_with(tmp_path, STILL_WORKING_S=0.2)
+    options = ("--ack", "--omprog", "--omprog-transactions")
+    shipper = ship(*options, "-c", our_collector.endpoint, program=program)
+    stdout = shipper.process.stdout
+    assert stdout
+    assert stdout.readline() == b"OK\n"
+    shipper.write(b"BEGIN TRANSACTION\n")
+    assert stdout.readline().lstrip(b".") == b"OK\n"
+    for text in (b"one\n", b"two\n"):
+        shipper.write(text)
+        chunk = our_collector.receive_chunk()
+        assert stdout.readline().lstrip(b".") == b"DEFER_COMMIT\n"
+    shipper.write(b"COMMIT TRANSACTION\n")
+    our_collector.answer(chunk, 1)
+    assert stdout.read(2) == b".."
     our_collector.answer(chunk, 2)
     assert stdout.readline().lstrip(b".") == b"OK\n"
     assert shipper.finish().status == 0
