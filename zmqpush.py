@@ -715,6 +715,7 @@ class Backlog:
         if self.size or not self.send_now(self._form.message(text, self._now_ms())):
             return False
         self.sent += 1
+        self._sent_before = self.sent
         self.last_sent_at = time.monotonic()
         return True
 
