@@ -644,6 +644,7 @@ class Router(Pull):
 
     def close(self) -> None:
         """Return when the last answers are sent, or nobody takes them."""
+        asyncio.get_running_loop().remove_reader(self._pull.fileno())
         self._pull.close(LAST_ANSWERS_MS)
         zmq.Context.instance().term()
 

@@ -2223,7 +2223,7 @@ async def ship(options: argparse.Namespace) -> int:
     if options.omprog or options.spool:
         stdin.widen()
     if options.omprog:
-        if not options.spool and not ack:
+        if not options.spool and not options.ack:  # else more has to happen before an OK
             backlog.send_now = link.send_now
         queuer = omprog_queuer(stdin, Omprog(options, backlog), backlog)
     else:

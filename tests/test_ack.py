@@ -19,6 +19,7 @@ import os
 import random
 import re
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -34,7 +35,7 @@ from typing import Any
 
 import pytest
 import zmq
-from conftest import DEADLINE_S, TOP, Shipper, strict_json, wait_until
+from conftest import DEADLINE_S, TOP, Result, Shipper, strict_json, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
@@ -550,7 +551,7 @@ class Delivery(RuleBasedStateMachine):
                 self.keep(collector, [zmqpull.Offer.read([b"%d" % index, *frames])])
 
 
-TestAnyInterleavingLosesNothingAndRepeatsNothing = Delivery.TestCase
+TestAnyInterleavingLosesNothingAndRepeatsNothing = pytest.mark.long(Delivery.TestCase)
 TestAnyInterleavingLosesNothingAndRepeatsNothing.settings = settings(
     max_examples=200, stateful_step_count=50, deadline=None
 )
@@ -652,6 +653,12 @@ class InSqlite(Place):
     def records(self) -> dict[bytes, int]:
         return dict(self.ask("SELECT id, record FROM shipper"))
 
+    def wipe_records(self) -> int:
+        """Returns how many there were."""
+        with self.open() as db:
+            db.execute("PRAGMA busy_timeout = 10000")
+            return db.execute("DELETE FROM shipper").rowcount
+
 
 class InRedis(Place):
     def __init__(self, url: str, key: str) -> None:
@@ -667,6 +674,12 @@ class InRedis(Place):
     def events(self) -> list[bytes]:
         events: list[bytes] = self._redis.lrange(self._key, 0, -1)  # type: ignore[assignment]
         return events
+
+    def wipe_records(self) -> int:
+        """Returns how many there were. Redis forgets the script, too, as when it is restarted."""
+        self._redis.script_flush()
+        names: list[bytes] = self._redis.keys(f"zmqpull:{self._key}:*")  # type: ignore[assignment]
+        return int(self._redis.delete(*names))
 
 
 @pytest.fixture(params=["file", "redis", "sqlite"])
@@ -693,7 +706,7 @@ def any_offer(draw: st.DrawFn) -> zmqpull.Offer:
 
 
 @pytest.mark.parametrize("kind", ["file", "redis", "sqlite"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(batches=st.lists(st.lists(any_offer(), max_size=5)))
 def test_every_sink_keeps_its_books_by_the_same_rule(
     kind: str,
@@ -896,6 +909,11 @@ def end(collector: Shipper) -> str:
     return result.stderr
 
 
+def trouble(result: Result) -> str:
+    """What a shipper said, but that it waits for an answer: here that may be for a busy machine."""
+    return re.sub(r"zmqpush\.py: the input has ended; .*\n", "", result.stderr)
+
+
 class Feeder(threading.Thread):
     """Writes into a shipper's standard input as fast as it is read, and ends it."""
 
@@ -1000,7 +1018,7 @@ def test_shipper_speaks_the_protocol_as_written_down(
     assert (third.number, third.first) == (3, 3)
     our_collector.answer(third, 3)
     result = shipper.finish()
-    assert (result.status, result.processed, result.stderr) == (0, 4, "")
+    assert (result.status, result.processed, trouble(result)) == (0, 4, "")
 
 
 def test_an_array_is_one_message_and_several_are_lines(
@@ -1033,7 +1051,7 @@ def test_shipper_waits_for_a_late_answer_which_is_good_for_all_before(
     assert shipper.process.poll() is None
     our_collector.answer(chunk, 3)
     result = shipper.finish()
-    assert (result.status, result.processed, result.stderr) == (0, 3, "")
+    assert (result.status, result.processed, trouble(result)) == (0, 3, "")
 
 
 def test_answer_that_came_just_before_the_end_of_the_connection_counts(
@@ -1050,7 +1068,7 @@ def test_answer_that_came_just_before_the_end_of_the_connection_counts(
     our_collector.close()
     shipper.signal(signal.SIGCONT)
     result = shipper.finish()
-    assert (result.status, result.processed, result.stderr) == (0, 1, "")
+    assert (result.status, result.processed, trouble(result)) == (0, 1, "")
 
 
 def test_answers_that_say_less_or_too_much_do_no_harm(
@@ -1071,7 +1089,7 @@ def test_answers_that_say_less_or_too_much_do_no_harm(
     assert "; 1 messages wait " in shipper.read_stderr_line()
     our_collector.answer(chunk, 2)
     result = shipper.finish()
-    assert (result.status, result.processed, result.stderr) == (0, 2, "")
+    assert (result.status, result.processed, trouble(result)) == (0, 2, "")
 
 
 def test_nonsense_from_a_collector_is_said_once_and_ignored(
@@ -1101,7 +1119,7 @@ def test_nonsense_from_a_collector_is_said_once_and_ignored(
     assert "; 1 messages wait " in shipper.read_stderr_line()
     our_collector.answer(chunk, 1)
     result = shipper.finish()
-    assert (result.status, result.processed, result.stderr) == (0, 1, "")
+    assert (result.status, result.processed, trouble(result)) == (0, 1, "")
 
 
 def test_more_goes_out_than_libzmq_takes_at_once(ship: Ship) -> None:
@@ -1147,7 +1165,7 @@ def test_late_answer_is_asked_for_on_the_connection_that_stands(
     our_collector.answer(question, 2)
     assert our_collector.is_silent(4 * PATIENCE_S)
     result = shipper.finish()
-    assert (result.status, result.processed, result.stderr) == (0, 2, "")
+    assert (result.status, result.processed, trouble(result)) == (0, 2, "")
 
 
 def test_silent_collector_is_left_and_what_is_not_safe_is_sent_again_when_it_is_asked_for(
@@ -1170,7 +1188,7 @@ def test_silent_collector_is_left_and_what_is_not_safe_is_sent_again_when_it_is_
     assert [chunk.texts for chunk in again] == [chunk.texts for chunk in sent[1:]]
     our_collector.answer(again[-1], 3)
     result = shipper.finish()
-    assert (result.status, result.processed, result.stderr) == (0, 3, "")
+    assert (result.status, result.processed, trouble(result)) == (0, 3, "")
 
 
 def test_what_turns_out_to_be_safe_is_not_sent_again(
@@ -1187,7 +1205,7 @@ def test_what_turns_out_to_be_safe_is_not_sent_again(
     assert (chunk.number, chunk.first) == (3, 3)
     our_collector.answer(chunk, 3)
     result = shipper.finish()
-    assert (result.status, result.processed, result.stderr) == (0, 3, "")
+    assert (result.status, result.processed, trouble(result)) == (0, 3, "")
 
 
 class OurShipper:
@@ -1321,6 +1339,52 @@ def options_of(places: list[Place]) -> list[str]:
     return [word for place in places for word in place.options]
 
 
+def test_of_several_sinks_the_answer_is_what_the_last_of_them_has(
+    places: list[Place], our_shipper: Callable[[str], OurShipper], pull: Ship
+) -> None:
+    """Here it is the file, whose record is in memory."""
+    endpoint = free_endpoint()
+    collector = pull(endpoint, *options_of(places))
+    shipper = our_shipper(endpoint)
+    for number in (1, 2, 3):
+        shipper.offer(ALICE, number, 1, b'{"message":"%d"}' % number)
+        assert shipper.answer() == (ALICE, number)
+    kill(collector)
+    pull(endpoint, *options_of(places))
+    shipper = our_shipper(endpoint)
+    shipper.ask(ALICE)
+    assert shipper.answer() == (ALICE, 0)
+    for number in (2, 3, 4):
+        shipper.offer(ALICE, number, 2, b'{"message":"%d"}' % number)
+        assert shipper.answer() == (ALICE, number)
+    in_file, in_redis, in_sqlite = (place.messages() for place in places)
+    assert in_file == ["1", "2", "3", "2", "3", "4"]
+    assert in_redis == in_sqlite == ["1", "2", "3", "4"]
+
+
+def test_nothing_is_answered_while_one_of_several_sinks_fails(
+    places: list[Place], our_shipper: Callable[[str], OurShipper], pull: Ship
+) -> None:
+    endpoint, database = free_endpoint(), places[2]
+    assert isinstance(database, InSqlite)
+    collector = pull(endpoint, *options_of(places))
+    shipper = our_shipper(endpoint)
+    shipper.ask(ALICE)
+    assert shipper.answer() == (ALICE, 0)
+    with database.open() as db:
+        db.execute("PRAGMA busy_timeout = 10000")
+        db.execute("BEGIN EXCLUSIVE")
+        shipper.offer(ALICE, 1, 1, b'{"message":"1"}')
+        assert "the senders have to wait" in collector.read_stderr_line()
+        for place in places[:2]:
+            place.wait_for(1)
+        assert not shipper.socket.poll(500)
+        db.execute("ROLLBACK")
+    assert shipper.answer() == (ALICE, 1)
+    for place in places:
+        assert place.messages() == ["1"]
+
+
 @pytest.mark.parametrize(
     "options",
     [[], ["--batch", "500"], ["--format", "json"], ["--format", "raw"], ["--spool", "SPOOL"]],
@@ -1383,7 +1447,7 @@ def test_without_a_collector_linger_gives_up_with_the_exact_count(ship: Ship) ->
     shipper = ship("--ack", "-c", free_endpoint(), "--linger", "0.5")
     result = shipper.finish(as_input(texts(12_345)))
     assert (result.status, result.processed) == (1, 0)
-    assert result.stderr == (
+    assert trouble(result) == (
         "zmqpush.py: gave up 12345 messages: no collector has acknowledged them\n"
     )
 
@@ -1400,7 +1464,7 @@ def test_what_is_not_acknowledged_counts_as_given_up(
     wait_until_asleep(shipper.pid)
     result = shipper.finish()
     assert (result.status, result.processed) == (1, 3)
-    assert result.stderr == "zmqpush.py: gave up 1 messages: no collector has acknowledged them\n"
+    assert trouble(result) == "zmqpush.py: gave up 1 messages: no collector has acknowledged them\n"
 
 
 def test_with_a_spool_what_waits_is_kept_and_the_next_one_sends_it(
@@ -1411,7 +1475,7 @@ def test_with_a_spool_what_waits_is_kept_and_the_next_one_sends_it(
     options = ("--ack", "-c", endpoint, "--spool", spool)
     result = ship(*options, "--linger", "0.2").finish(as_input(expected))
     assert (result.status, result.processed) == (0, 0)
-    assert result.stderr == (
+    assert trouble(result) == (
         f"zmqpush.py: 2000 messages wait in {spool}, and 0 that were handed over and may have "
         "arrived: the next start sends them\n"
     )
@@ -1436,8 +1500,8 @@ def test_signal_gives_up_with_the_exact_count_of_what_was_not_acknowledged(
     shipper.signal(number)
     result = shipper.finish()
     assert (result.status, result.processed) == (1, 3)
-    said = result.stderr.splitlines()[-1]  # before, perhaps, that they wait
-    assert said == "zmqpush.py: gave up 3 messages: no collector has acknowledged them"
+    expected = "zmqpush.py: gave up 3 messages: no collector has acknowledged them\n"
+    assert trouble(result) == expected
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -1455,8 +1519,7 @@ def test_signal_leaves_in_the_spool_what_was_not_acknowledged(
     shipper.signal(number)
     result = shipper.finish()
     assert (result.status, result.processed) == (0, 3)
-    said = result.stderr.splitlines()[-1]
-    assert said.startswith(f"zmqpush.py: 3 messages wait in {spool}, and 0 that were ")
+    assert trouble(result).startswith(f"zmqpush.py: 3 messages wait in {spool}, and 0 that were ")
     shipper = ship(*options)
     again = our_collector.receive_chunk()
     assert (again.shipper, again.number, again.first) == (chunk.shipper, 3, 3)
@@ -1520,6 +1583,25 @@ def test_collector_that_ends_in_an_orderly_manner_repeats_nothing_in_a_file(
     assert (result.status, result.processed) == (0, len(expected))
 
 
+def test_what_comes_while_a_collector_ends_is_no_trouble(
+    our_shipper: Callable[[str], OurShipper],
+) -> None:
+    """In the turn of the event loop in which it closes its socket, that may have news."""
+    endpoint, troubles = free_endpoint(), []
+
+    async def close_with_news() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: troubles.append(what))
+        router = zmqpull.Router([endpoint], [])
+        our_shipper(endpoint).ask(ALICE)
+        assert select.select([router._pull.fileno()], [], [], DEADLINE_S)[0]
+        await asyncio.sleep(0)  # in this turn the loop sees it, but calls us first
+        router.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(close_with_news())
+    assert troubles == []
+
+
 def test_collector_that_has_enough_answers_before_it_ends(
     tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
@@ -1530,11 +1612,12 @@ def test_collector_that_has_enough_answers_before_it_ends(
         collector = pull(endpoint, *place.options, "-n", "3")
         shipper = ship("--ack", "-c", endpoint)
         result = shipper.finish(b"1\n2\n3\n")
-        assert (result.status, result.processed, result.stderr) == (0, 3, "")
+        assert (result.status, result.processed, trouble(result)) == (0, 3, "")
         assert collector.finish().stderr == "zmqpull.py: 3 events written\n"
     assert place.messages() == ["1", "2", "3"] * 3
 
 
+@pytest.mark.long
 def test_shipper_that_is_killed_with_a_spool_loses_and_repeats_nothing(
     tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
@@ -1564,6 +1647,7 @@ def test_shipper_that_is_killed_with_a_spool_loses_and_repeats_nothing(
     assert os.listdir(spool) == []
 
 
+@pytest.mark.long
 def test_both_are_killed_again_and_again(tmp_path: Path, pull: Ship, ship: Ship) -> None:
     endpoint, spool = free_endpoint(), str(tmp_path / "spool")
     place = InSqlite(tmp_path / "events.db")
@@ -1584,19 +1668,18 @@ def test_both_are_killed_again_and_again(tmp_path: Path, pull: Ship, ship: Ship)
     assert len(place.records()) == 1
 
 
+@pytest.mark.parametrize("place", ["redis", "sqlite"], indirect=True)
 def test_record_that_is_wiped_stops_and_loses_nothing(
-    hasty: str, tmp_path: Path, pull: Ship, ship: Ship
+    place: InRedis | InSqlite, hasty: str, pull: Ship, ship: Ship
 ) -> None:
-    endpoint, place = free_endpoint(), InSqlite(tmp_path / "events.db")
+    endpoint = free_endpoint()
     pull(endpoint, *place.options)
     shipper = ship("--ack", "-c", endpoint, program=hasty)
     expected = texts(60_000, size=50)
     Feeder(shipper, as_input(expected))
     for count in (10_000, 30_000):
         place.wait_for_more(count)
-        with place.open() as db:
-            db.execute("PRAGMA busy_timeout = 10000")
-            assert db.execute("DELETE FROM shipper").rowcount == 1
+        assert place.wipe_records() == 1
     result = shipper.finish()
     assert list(dict.fromkeys(place.messages())) == expected
     assert (result.status, result.processed) == (0, len(expected))
@@ -1658,10 +1741,10 @@ def leave_files_behind(directory: Path, count: int) -> list[str]:
 def test_files_that_wait_for_acknowledgement_are_not_all_open_at_once(
     tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
-    """A process may have so many descriptors, and each file takes three."""
+    """A process may have so many descriptors, and each file takes several."""
     endpoint, place = free_endpoint(), InSqlite(tmp_path / "events.db")
-    program = copy_with(tmp_path, WINDOW_CHUNKS=10, MOST_LEFT_BEHIND=10)
-    expected = leave_files_behind(tmp_path / "spool", 100)
+    program = copy_with(tmp_path, WINDOW_CHUNKS=5, MOST_LEFT_BEHIND=5)
+    expected = leave_files_behind(tmp_path / "spool", 50)
     options = ("--ack", "-c", endpoint, "--spool", str(tmp_path / "spool"))
     shipper = ship(*options, program=program, stdin=subprocess.DEVNULL)
     assert " messages wait in " in shipper.read_stderr_line()
@@ -1670,8 +1753,8 @@ def test_files_that_wait_for_acknowledgement_are_not_all_open_at_once(
     pull(endpoint, *place.options)
     result = shipper.finish()
     assert place.messages() == expected
-    assert (result.status, result.processed) == (0, 100)
-    assert len(place.records()) == 100
+    assert (result.status, result.processed) == (0, 50)
+    assert len(place.records()) == 50
     assert os.listdir(tmp_path / "spool") == []
 
 
@@ -1713,6 +1796,7 @@ def test_books_are_right_when_a_file_is_damaged_while_its_chunks_are_in_the_wind
             assert chunk
             spool.sent += 1
             spool.done(chunk, 0)
+            await asyncio.sleep(0)  # then it is deleted
             assert (spool.waiting(), spool.uncertain()) == (-left, 0)
         assert (spool.size, spool.homeless()) == (0, 0)
         spool.close(delivered=True)
@@ -1721,9 +1805,35 @@ def test_books_are_right_when_a_file_is_damaged_while_its_chunks_are_in_the_wind
     assert list(tmp_path.glob("*.spool")) == []
 
 
+def test_what_only_memory_has_since_its_file_was_damaged_is_given_up_with_a_count(
+    tmp_path: Path, our_collector: OurCollector, ship: Ship
+) -> None:
+    spool = tmp_path / "spool"
+    shipper = ship("--ack", "-c", our_collector.endpoint, "--spool", str(spool))
+    shipper.write(as_input(texts(100_000, size=99)))
+    wait_until_read(shipper)
+    write_noise(spool)
+    stderr, acknowledged = shipper.process.stderr, 0
+    assert stderr
+    while not unread(stderr.fileno()):
+        chunk = our_collector.receive_chunk()
+        acknowledged += chunk.texts[0].count(b"\n") + 1
+        our_collector.answer(chunk, chunk.number)
+        wait_until_asleep(shipper.pid)
+    assert " is damaged (" in shipper.read_stderr_line()
+    shipper.signal(signal.SIGINT)
+    result = shipper.finish()
+    assert (result.status, result.processed) == (1, acknowledged)
+    said = r"zmqpush\.py: gave up at most (\d+) messages: the file that had them is damaged\n"
+    match = re.fullmatch(said, trouble(result))
+    assert match, result.stderr
+    assert 0 < int(match[1]) < 100_000 - acknowledged
+
+
 # ---- from one collector to the next -----------------------------------------------------------
 
 
+@pytest.mark.long
 def test_stopped_collector_is_left_for_the_next_and_when_it_wakes_nothing_comes_twice(
     places: list[Place], pull: Ship, ship: Ship
 ) -> None:
@@ -1740,14 +1850,14 @@ def test_stopped_collector_is_left_for_the_next_and_when_it_wakes_nothing_comes_
     started_at = time.monotonic()
     shipper.write(as_input(expected[1000:40_000]))
     for place in shared:
-        place.wait_for(40_000, deadline_s=15)
+        place.wait_for(40_000, deadline_s=45)
     assert time.monotonic() - started_at > 9.5  # it was given its time
     first.signal(signal.SIGCONT)
     wait_until_asleep(first.pid)
     result = shipper.finish(as_input(expected[40_000:]))
     for place in shared:
         assert place.messages() == expected
-    assert (result.status, result.processed, result.stderr) == (0, 50_000, "")
+    assert (result.status, result.processed, trouble(result)) == (0, 50_000, "")
     assert end(first) == "zmqpull.py: 1000 events written\n"
     assert end(second) == "zmqpull.py: 49000 events written\n"
 
@@ -1985,7 +2095,7 @@ def test_what_waits_for_a_wrong_peer_goes_to_the_collector_that_takes_its_place(
     place.wait_for(1)
     result = shipper.finish()
     assert place.messages() == ["x"]
-    assert (result.status, result.processed, result.stderr) == (0, 1, "")
+    assert (result.status, result.processed, trouble(result)) == (0, 1, "")
 
 
 UNKNOWN = "tcp://" + "a." * 150 + "invalid:2120"  # no name is so long: no server has to be asked
@@ -2003,7 +2113,7 @@ def test_name_that_does_not_resolve_is_looked_up_by_one_thread_and_said_once(
     assert proc_status(shipper.pid, "Threads") == before
     result = shipper.finish()
     assert (result.status, result.processed) == (1, 0)
-    assert result.stderr == "zmqpush.py: gave up 1 messages: no collector has acknowledged them\n"
+    assert trouble(result) == "zmqpush.py: gave up 1 messages: no collector has acknowledged them\n"
 
 
 def test_name_that_does_not_resolve_is_left_for_the_next(
@@ -2042,6 +2152,29 @@ def test_omprog_says_ok_when_it_is_acknowledged(
     assert shipper.finish().status == 0
 
 
+def test_transaction_is_committed_when_all_of_it_is_acknowledged(
+    tmp_path: Path, our_collector: OurCollector, ship: Ship
+) -> None:
+    program = copy_with(tmp_path, STILL_WORKING_S=0.2)
+    options = ("--ack", "--omprog", "--omprog-transactions")
+    shipper = ship(*options, "-c", our_collector.endpoint, program=program)
+    stdout = shipper.process.stdout
+    assert stdout
+    assert stdout.readline() == b"OK\n"
+    shipper.write(b"BEGIN TRANSACTION\n")
+    assert stdout.readline().lstrip(b".") == b"OK\n"
+    for text in (b"one\n", b"two\n"):
+        shipper.write(text)
+        chunk = our_collector.receive_chunk()
+        assert stdout.readline().lstrip(b".") == b"DEFER_COMMIT\n"
+    shipper.write(b"COMMIT TRANSACTION\n")
+    our_collector.answer(chunk, 1)
+    assert stdout.read(2) == b".."
+    our_collector.answer(chunk, 2)
+    assert stdout.readline().lstrip(b".") == b"OK\n"
+    assert shipper.finish().status == 0
+
+
 def test_omprog_with_a_spool_says_ok_when_it_is_journaled(
     tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
@@ -2065,6 +2198,7 @@ def test_omprog_with_a_spool_says_ok_when_it_is_journaled(
 # ---- idle, and held back ----------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_idle_and_connected_nothing_wakes_either_end(
     hasty: str, places: list[Place], pull: Ship, ship: Ship
 ) -> None:
@@ -2104,7 +2238,7 @@ def test_file_that_takes_no_more_holds_the_acknowledgement_back(
     resource.prlimit(collector.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     result = shipper.finish()
     assert place.messages() == expected
-    assert (result.status, result.processed, result.stderr) == (0, 10_000, "")
+    assert (result.status, result.processed, trouble(result)) == (0, 10_000, "")
     assert "going on" in end(collector)
 
 
@@ -2254,6 +2388,7 @@ def arrived(place: Place) -> set[bytes]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_a_hundred_thousand_shippers_do_no_harm_to_a_collector(
     place: Place,
     context: zmq.Context[zmq.Socket[bytes]],
@@ -2299,6 +2434,7 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("many_descriptors")
 @ACK_OR_PLAIN
 def test_a_thousand_idle_connections_do_no_harm_to_a_collector(
@@ -2328,25 +2464,30 @@ def test_a_thousand_idle_connections_do_no_harm_to_a_collector(
     assert "1 events written" in end(collector)
 
 
-def test_flood_of_garbage_does_no_harm_to_a_shipper(
-    our_collector: OurCollector, ship: Ship
-) -> None:
-    shipper = ship("--ack", "-c", our_collector.endpoint)
-    shipper.write(b"1\n")
-    chunk = our_collector.receive_chunk()
+def test_flood_of_garbage_does_no_harm_to_a_shipper(ship: Ship) -> None:
     rng = random.Random(2120)
-    before = memory(shipper.pid)
-    for _ in range(50_000):
-        our_collector.send(chunk, *any_frames(rng))
-    other = ANSWER.pack(1, SAFE, rng.randbytes(16), 2**64 - 1)
-    for _ in range(50_000):
-        our_collector.send(chunk, other)
-    wait_until_asleep(shipper.pid)
-    assert memory(shipper.pid) - before < 20_000_000
-    our_collector.answer(chunk, 1)
-    result = shipper.finish()
-    assert (result.status, result.processed) == (0, 1)
-    assert result.stderr.count("does not speak the protocol of --ack") == 1
+    with contextlib.closing(OurCollector(SNDHWM=0)) as collector:
+        shipper = ship("--ack", "-c", collector.endpoint)
+        shipper.write(b"1\n")
+        chunk = collector.receive_chunk()
+        collector.answer(chunk, 1)
+        wait_until_asleep(shipper.pid)
+        before = memory(shipper.pid)
+        for _ in range(50_000):
+            collector.send(chunk, *any_frames(rng))
+            collector.send(chunk, ANSWER.pack(1, SAFE, rng.randbytes(16), 2**64 - 1))
+        shipper.write(b"2\n")
+        said = [shipper.read_stderr_line()]
+        while " 2 handed over" not in said[-1]:  # then it has read all of that
+            while collector.socket.poll(10):
+                collector.answer(collector.receive(), 2)
+            shipper.signal(signal.SIGUSR1)
+            said.append(shipper.read_stderr_line())
+        assert memory(shipper.pid) - before < 20_000_000
+        result = shipper.finish()
+    assert (result.status, result.processed, trouble(result)) == (0, 2, "")
+    assert "does not speak the protocol of --ack" in said[0]
+    assert all(" handed over" in line for line in said[1:])
 
 
 @pytest.mark.parametrize("size", IMPOSSIBLE_SIZES)
