@@ -57,6 +57,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rsyslog import TEMPLATE, Rsyslogd, free_endpoint, install_program, unread
 
+import zmqpull
+
 SEED = int(os.environ.get("CHAOS_SEED") or 4)
 MINUTES = float(os.environ.get("CHAOS_MINUTES") or 2)  # of chaos, half of them into each store
 LINE_SIZE = 100  # bytes, with the line end
@@ -1024,6 +1026,30 @@ def test_everything_comes_once_whatever_happens(kind: str, tmp_path: Path) -> No
         chaos.go_on(30 * MINUTES)
         verdict = chaos.end()
     assert verdict.is_good, str(verdict)
+
+
+# ---- what chaos has found -----------------------------------------------------------------------
+
+
+def test_failed_attempts_at_redis_leave_no_connections_open(tmp_path: Path) -> None:
+    """redis-py makes 100 at most. Its pipeline kept the one on which it had looked for a script."""
+    with contextlib.closing(RedisStore(tmp_path / "redis")) as store:
+        admin = redis.Redis(store.host, store.port)
+
+        async def fail_then_keep() -> dict[bytes, int]:
+            url = f"redis://{store.host}:{store.port}/0?max_connections=1"
+            sink = zmqpull.RedisList(url, "books", 0)
+            offer = zmqpull.Offer(b"peer", b"shipper".ljust(16), 1, 1, [b"{}"])
+            admin.acl_setuser("default", enabled=True, commands=["-script"])
+            with pytest.raises(zmqpull.Trouble, match="no permissions"):
+                await sink.keep([offer])
+            admin.acl_setuser("default", enabled=True, commands=["+script"])
+            records = await sink.keep([offer])
+            await sink._client.aclose()
+            return records
+
+        assert asyncio.run(fail_then_keep()) == {b"shipper".ljust(16): 1}
+        admin.close()
 
 
 # ---- the same kills, with and without acknowledgement -----------------------------------------
