@@ -62,7 +62,6 @@ import zmqpull
 SEED = int(os.environ.get("CHAOS_SEED") or 4)
 MINUTES = float(os.environ.get("CHAOS_MINUTES") or 2)  # of chaos, half of them into each store
 LINE_SIZE = 100  # bytes, with the line end
-LEAD = 3000  # lines of a source that may be under way; then it waits
 LONG_STOP_S = 12.5  # a shipper asks a silent collector after 5 s, and leaves it after 5 more
 MORE_THAN_BUFFERS = 40_000  # lines, than libzmq and the kernel hold for a connection
 CALM_S = 90.0  # in which all must come to rest; a shipper's patience grows to 60 s
@@ -274,6 +273,7 @@ class Repeated(threading.Thread):
 class Store:
     """What the collectors write to, and those who take events out of it."""
 
+    LEAD = 20_000  # lines of a source that may be under way; then it waits
     IS_SHARED = True  # a collector that is stopped does not keep the others from writing
     arguments: list[str]  # of the collectors
 
@@ -344,6 +344,7 @@ class Worker:
 class RedisStore(Store):
     """A redis-server that keeps all it has said to have, and two workers."""
 
+    LEAD = 800  # Redis syncs each pop
     KEY = "log"
 
     def __init__(self, folder: Path) -> None:
@@ -518,14 +519,14 @@ class Source:
     def feed(self, store: Store, most: int, burst: int, lead: int) -> None:
         """Begin to write up to `most` lines at a time; now and then, up to `burst`.
 
-        Or one, while `lead` are under way.
+        While `lead` are under way, it is one.
         """
 
         def write_some() -> None:
             time.sleep(self._rng.uniform(0, 0.1))
-            is_ahead = self.next() - store.last(self.name) >= lead
             highest = self._rng.choices([most, burst], [0.97, 0.03])[0]
-            self.write(1 if is_ahead else self._rng.randint(1, highest))
+            room = lead - (self.next() - store.last(self.name))
+            self.write(max(1, min(self._rng.randint(1, highest), room)))
 
         self._feeder = Repeated(write_some)
 
@@ -684,9 +685,9 @@ class Proxy:
     def __init__(self, target: str) -> None:
         self.endpoint = free_endpoint()
         self.delay_s = 0.0
-        self.is_silent = False  # swallows everything
         self._target = self._address(target)
         self._writers: set[asyncio.StreamWriter] = set()
+        self._silent: set[asyncio.StreamWriter] = set()  # of these, what swallows everything
         self._loop = asyncio.new_event_loop()
         self._server = self._loop.run_until_complete(
             asyncio.start_server(self._serve, *self._address(self.endpoint))
@@ -714,13 +715,14 @@ class Proxy:
             pass  # the target is not there
         finally:
             self._writers -= writers
+            self._silent -= writers
             reset(writers)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(64 * 1024):
                 await asyncio.sleep(self.delay_s)
-                if not self.is_silent:
+                if writer not in self._silent:
                     writer.write(data)
                     await writer.drain()
 
@@ -729,16 +731,12 @@ class Proxy:
         self.delay_s = delay_s
 
     def fall_silent(self) -> None:
-        """Swallow everything from now on."""
-        self.is_silent = True
+        """Swallow everything, on the connections that there are."""
+        self._loop.call_soon_threadsafe(lambda: self._silent.update(self._writers))
 
     def cut(self) -> None:
         """Reset all connections; new ones are relayed."""
-        self._loop.call_soon_threadsafe(self._cut)
-
-    def _cut(self) -> None:
-        self.is_silent = False
-        reset(self._writers)
+        self._loop.call_soon_threadsafe(lambda: reset(self._writers))
 
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(DEADLINE_S)
@@ -809,8 +807,8 @@ class Chaos:
         stack.callback(self._logged.close)
         self._sources: list[Piped | Logged] = [*self._pipes, self._logged]
         for source in self._pipes:
-            source.feed(store, most=30, burst=2000, lead=LEAD)
-        self._logged.feed(store, most=30, burst=300, lead=LEAD)
+            source.feed(store, most=30, burst=5000, lead=store.LEAD)
+        self._logged.feed(store, most=30, burst=300, lead=store.LEAD)
 
     @staticmethod
     def _shipping(endpoints: list[str]) -> list[str]:
@@ -892,10 +890,12 @@ class Chaos:
     def go_on(self, for_s: float) -> None:
         """Let things happen, and now and then one for long."""
         ends_at = self._began_at + for_s
-        while (left_s := ends_at - time.monotonic()) > 0:
-            self.run(min(left_s, 20))
-            if ends_at - time.monotonic() > LONG_STOP_S:
-                self.stop_long()
+        for last_for_long in itertools.cycle([self.stop_long, self.silence_long]):
+            left_s = ends_at - time.monotonic()
+            self.run(min(left_s, 15))
+            if left_s < 15 + LONG_STOP_S:
+                break
+            last_for_long()
 
     def run(self, for_s: float) -> None:
         """Let one thing happen after the other."""
@@ -953,6 +953,16 @@ class Chaos:
         time.sleep(max(0.0, began_at + LONG_STOP_S - time.monotonic()))
         self._asleep = None
         puller.process.signal(signal.SIGCONT)
+
+    def silence_long(self) -> None:
+        """Swallow everything on a connection, until its shipper has left it."""
+        self.calm_down()
+        used = [(connections_to(proxy.endpoint), n) for n, proxy in enumerate(self._proxies)]
+        count, n = max(used)
+        assert count, "nobody is connected"
+        self._did("connections silent for long", self._pullers[n].name)
+        self._proxies[n].fall_silent()
+        self._wait_until_all_go_on()
 
     def end(self) -> Verdict:
         """Let it calm down, take what is left in the spools, and see what has come."""
@@ -1087,7 +1097,7 @@ def test_what_is_lost_with_what_is_killed(
         spool = tmp_path / "spool" if with_spool else None
         pipe = Piped(tmp_path, "pipe", SEED, ["--connect", puller.endpoint, *ack], spool)
         stack.callback(pipe.close)
-        pipe.feed(store, most=1000, burst=1000, lead=20_000)
+        pipe.feed(store, most=1000, burst=1000, lead=store.LEAD)
         marks = [0]  # the next number at each kill
         for step in range(kills):
             store.wait_for(pipe.name, pipe.next(), CALM_S)
