@@ -273,7 +273,7 @@ class Repeated(threading.Thread):
 class Store:
     """What the collectors write to, and those who take events out of it."""
 
-    LEAD = 20_000  # lines of a source that may be under way; then it waits
+    LEAD = 40_000  # lines of a source that may be under way; then it waits
     IS_SHARED = True  # a collector that is stopped does not keep the others from writing
     arguments: list[str]  # of the collectors
 
@@ -378,7 +378,7 @@ class RedisStore(Store):
         wait_until(self._answers, "redis-server answers", CALM_S)
 
     def _answers(self) -> bool:
-        with contextlib.suppress(redis.ConnectionError):
+        with contextlib.suppress(redis.RedisError):
             return bool(self._client.ping())
         return False
 
@@ -807,7 +807,7 @@ class Chaos:
         stack.callback(self._logged.close)
         self._sources: list[Piped | Logged] = [*self._pipes, self._logged]
         for source in self._pipes:
-            source.feed(store, most=30, burst=5000, lead=store.LEAD)
+            source.feed(store, most=30, burst=20_000, lead=store.LEAD)
         self._logged.feed(store, most=30, burst=300, lead=store.LEAD)
 
     @staticmethod
@@ -831,6 +831,11 @@ class Chaos:
 
     def kill_a_shipper(self) -> None:
         pipe = self._rng.choice(self._pipes)
+        self._kill(pipe)
+        if self._rng.random() < 0.3:  # the next one too, which begins, or is at what this one left
+            self._in(0, 1, functools.partial(self._kill, pipe))
+
+    def _kill(self, pipe: Piped) -> None:
         self._did("shippers killed", pipe.name)
         pipe.kill()
 
