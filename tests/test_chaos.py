@@ -482,9 +482,13 @@ class Puller:
         assert not ended, self._said.read_text()
         return self.process is not None
 
-    def kill(self) -> None:
-        """Kill it with -9."""
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it with a signal, at once or soon."""
         assert self.runs()
+        assert self.process
+        self.process.signal(number)
+        self.process.signal(signal.SIGCONT)
+        self.process.process.wait(CALM_S)
         self.close()
 
     def close(self) -> None:
@@ -556,6 +560,7 @@ class Piped(Source):
     def _start(self) -> None:
         with open(self._said, "ab") as said:
             self.process = Shipper(*self._arguments, stdout=subprocess.DEVNULL, stderr=said)
+        self._unwritten = 0  # bytes that it would have got if it lived
         start = self.next()
         self.lives.append(Life(self.process.pid, start, start, start))
 
@@ -568,13 +573,36 @@ class Piped(Source):
             numbers = range(life.stop, life.stop + count)
             data = "".join(text_of(self.name, number) + "\n" for number in numbers).encode()
             life.stop = numbers.stop
+            self._unwritten += len(data)
             with contextlib.suppress(BrokenPipeError):  # it was killed; it may have got some of it
-                self.process.write(data)
+                while data:
+                    count = os.write(self._pipe(), data)
+                    self._unwritten -= count
+                    data = data[count:]
             self._observe()
 
-    def _observe(self) -> None:
+    def _pipe(self) -> int:
         assert self.process.process.stdin
-        self.lives[-1].observe(unread(self.process.process.stdin.fileno()))
+        return self.process.process.stdin.fileno()
+
+    def _observe(self) -> None:
+        self.lives[-1].observe(unread(self._pipe()) + self._unwritten)
+
+    def interrupt(self) -> None:
+        """End it with SIGINT, and start the next one; all that was written is journaled then."""
+        self.process.signal(signal.SIGCONT)  # or who writes now would do so for ever
+        wait_until(self._has_begun, f"{self.name} has begun", CALM_S)
+        with self._lock:
+            self.process.signal(signal.SIGINT)
+            assert self.process.process.wait(CALM_S) == 0, self._said.read_text()
+            self._bury()
+            self.lives[-1].journaled = self.next()
+            self._start()
+
+    def _has_begun(self) -> bool:
+        """Whether it has come so far that a signal is for its own code, not for Python."""
+        assert self.spool
+        return any(self.spool.glob(f"*-{self.process.pid}.spool"))
 
     def kill(self) -> None:
         """Kill it with -9, and start the next one."""
@@ -829,6 +857,11 @@ class Chaos:
 
     # the things that happen
 
+    def interrupt_a_shipper(self) -> None:
+        pipe = self._rng.choice(self._pipes)
+        self._did("shippers interrupted", pipe.name)
+        pipe.interrupt()
+
     def kill_a_shipper(self) -> None:
         pipe = self._rng.choice(self._pipes)
         self._kill(pipe)
@@ -846,10 +879,17 @@ class Chaos:
             signal_to(pid, signal.SIGKILL)
 
     def kill_a_collector(self) -> None:
+        self._end_a_collector("collectors killed", signal.SIGKILL)
+
+    def end_a_collector(self) -> None:
+        """As a service manager does."""
+        self._end_a_collector("collectors ended", signal.SIGTERM)
+
+    def _end_a_collector(self, what: str, number: signal.Signals) -> None:
         awake = [p for p in self._pullers if p.runs() and p is not self._asleep]
         for puller in self._one_of(awake):
-            self._did("collectors killed", puller.name)
-            puller.kill()
+            self._did(what, puller.name)
+            puller.kill(number)
             # A shipper waits for it to come back, or in vain.
             self._in(*self._rng.choice([(0, 1), (0, 1), (5, 9)]), puller.start)
 
@@ -905,6 +945,8 @@ class Chaos:
     def run(self, for_s: float) -> None:
         """Let one thing happen after the other."""
         things = [
+            self.interrupt_a_shipper,
+            self.end_a_collector,
             self.kill_a_shipper,
             self.kill_a_program,
             self.kill_a_collector,
