@@ -25,7 +25,7 @@ if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 fi
 endef
 
-.PHONY: help demo test soak bench lint clean debian
+.PHONY: help demo test soak chaos bench lint clean debian
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -38,6 +38,12 @@ test: .venv/.made debian  ## run the test suite on every Python 3.9-3.14 of this
 
 soak: .venv/.made debian  ## run the tests that take minutes
 	.venv/bin/python -m pytest -m soak --timeout=1800
+
+MINUTES = 10
+
+chaos: .venv/.made debian  ## kill, stop and cut off everything at random for MINUTES=10, CHAOS_SEED=N
+	CHAOS_SEED=$${CHAOS_SEED:-$$$$} CHAOS_MINUTES=$(MINUTES) \
+		.venv/bin/python -m pytest -s tests/test_chaos.py -k whatever
 
 bench: .venv/.made debian  ## measure it beside rsyslog and C
 	.venv/bin/python tests/bench/bench.py

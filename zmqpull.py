@@ -402,12 +402,12 @@ class RedisList:
         """Push what is new in `offers`; returns the shippers' records, which are in Redis, too."""
         try:
             await self._until_room()
-            pipeline = self._client.pipeline(transaction=False)
-            for offer in offers:
-                names = [self._key, f"zmqpull:{self._key}:{offer.shipper.hex()}"]
-                place = [offer.number, offer.first, RECORD_LASTS_S]
-                await self._keep(keys=names, args=[*place, *offer.events], client=pipeline)
-            answers = await pipeline.execute()
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for offer in offers:
+                    names = [self._key, f"zmqpull:{self._key}:{offer.shipper.hex()}"]
+                    place = [offer.number, offer.first, RECORD_LASTS_S]
+                    await self._keep(keys=names, args=[*place, *offer.events], client=pipeline)
+                answers = await pipeline.execute()
         except (self._error, OSError) as error:
             raise Trouble(str(error)) from None
         records = {}
