@@ -705,6 +705,7 @@ def any_offer(draw: st.DrawFn) -> zmqpull.Offer:
     return zmqpull.Offer(b"peer", shipper, number, first, events)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["file", "redis", "sqlite"])
 @settings(max_examples=40, deadline=None)
 @given(batches=st.lists(st.lists(any_offer(), max_size=5)))
@@ -1544,6 +1545,7 @@ def test_answer_that_comes_soon_after_a_signal_counts(
 # ---- who is killed, and comes back ------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_collector_that_is_killed_again_and_again_loses_nothing(
     place: Place, pull: Ship, ship: Ship
 ) -> None:
@@ -1668,6 +1670,7 @@ def test_both_are_killed_again_and_again(tmp_path: Path, pull: Ship, ship: Ship)
     assert len(place.records()) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ["redis", "sqlite"], indirect=True)
 def test_record_that_is_wiped_stops_and_loses_nothing(
     place: InRedis | InSqlite, hasty: str, pull: Ship, ship: Ship
@@ -1738,6 +1741,7 @@ def leave_files_behind(directory: Path, count: int) -> list[str]:
     return [f"{number}" for number in range(count)]
 
 
+@pytest.mark.long
 def test_files_that_wait_for_acknowledgement_are_not_all_open_at_once(
     tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
@@ -1805,6 +1809,7 @@ def test_books_are_right_when_a_file_is_damaged_while_its_chunks_are_in_the_wind
     assert list(tmp_path.glob("*.spool")) == []
 
 
+@pytest.mark.long
 def test_what_only_memory_has_since_its_file_was_damaged_is_given_up_with_a_count(
     tmp_path: Path, our_collector: OurCollector, ship: Ship
 ) -> None:
@@ -1862,6 +1867,7 @@ def test_stopped_collector_is_left_for_the_next_and_when_it_wakes_nothing_comes_
     assert end(second) == "zmqpull.py: 49000 events written\n"
 
 
+@pytest.mark.long
 def test_collectors_that_share_nothing_have_everything_between_them(
     hasty: str, tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
@@ -2042,6 +2048,7 @@ def peers() -> Iterator[Callable[[str], zmq.Socket[bytes]]]:
     context.destroy(linger=0)
 
 
+@pytest.mark.long
 def test_peers_that_are_no_collectors_get_nothing_and_the_line_goes_on(
     hasty: str,
     peers: Callable[[str], zmq.Socket[bytes]],
@@ -2216,6 +2223,7 @@ def test_idle_and_connected_nothing_wakes_either_end(
     assert shipper.finish().status == 0
 
 
+@pytest.mark.long
 def test_file_that_takes_no_more_holds_the_acknowledgement_back(
     tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
@@ -2242,6 +2250,7 @@ def test_file_that_takes_no_more_holds_the_acknowledgement_back(
     assert "going on" in end(collector)
 
 
+@pytest.mark.long
 def test_locked_database_holds_the_acknowledgement_back_and_is_not_given_everything_anew(
     hasty: str, tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
@@ -2269,6 +2278,7 @@ def test_locked_database_holds_the_acknowledgement_back_and_is_not_given_everyth
     assert "going on" in end(collector)
 
 
+@pytest.mark.long
 def test_database_in_use_when_a_collector_begins_is_waited_for(
     tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
@@ -2334,6 +2344,7 @@ def frame_of(size: int) -> bytes:
     return b"\x02" + struct.pack(">Q", size) + b"x" * 1000
 
 
+@pytest.mark.long
 @ACK_OR_PLAIN
 def test_garbage_does_no_harm_to_a_collector(
     ack: list[str],
@@ -2464,6 +2475,7 @@ def test_a_thousand_idle_connections_do_no_harm_to_a_collector(
     assert "1 events written" in end(collector)
 
 
+@pytest.mark.long
 def test_flood_of_garbage_does_no_harm_to_a_shipper(ship: Ship) -> None:
     rng = random.Random(2120)
     with contextlib.closing(OurCollector(SNDHWM=0)) as collector:
@@ -2504,6 +2516,7 @@ def test_frame_of_an_impossible_size_does_no_harm_to_a_shipper(
     assert (result.status, result.processed) == (0, 1)
 
 
+@pytest.mark.long
 def test_collector_that_is_stopped_while_its_sink_fails_gives_nothing_up(
     tmp_path: Path, our_shipper: Callable[[str], OurShipper], pull: Ship
 ) -> None:

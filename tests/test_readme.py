@@ -44,7 +44,7 @@ mount -t tmpfs tmpfs /var/spool
 mkdir /var/spool/rsyslog
 rsyslogd -n -f "$PWD/rsyslog.conf" -i "$PWD/pid" & rsyslogd=$!
 disown
-trap 'kill -9 $rsyslogd' EXIT
+trap 'kill -9 $rsyslogd $printer' EXIT
 """
 
 
