@@ -40,7 +40,7 @@ import sqlite3
 import stat
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar, Union
 
 import zmq
@@ -75,6 +75,10 @@ STRICT = json.JSONDecoder(
 NOT_JSON = (ValueError, RecursionError)  # what it raises
 MARK = str(random.SystemRandom().randrange(10**17, 10**18))  # a number that no sender knows
 BETWEEN = f",{MARK},".encode()
+NO_CONTROLS = bytes(range(0x20, 0x100))
+HEAD = zmqpush.EventFormat.HEAD
+FIRST_OF_TAIL = b'","type":'  # behind a message, as zmqpush.py writes it
+SIMPLE_ESCAPES = (b"\\\\", b'\\"', b"\\t")  # the first one first: what follows it is no escape
 
 
 def events_of(frames: list[bytes]) -> list[bytes]:
@@ -84,12 +88,53 @@ def events_of(frames: list[bytes]) -> list[bytes]:
     keeps its own text. Anything else becomes an event that has it as `message`, and a tag.
     """
     # Who sends arrays sends nothing else: then there is no need to look whether all are objects.
-    if frames and frames[0][:1] != b"[" and are_objects(BETWEEN.join(frames), len(frames)):
+    if frames and frames[0][:1] != b"[" and are_objects(frames):
         return frames
     return [event for frame in frames for event in events_in(frame)]
 
 
-def are_objects(text: bytes, count: int) -> bool:
+def are_objects(texts: list[bytes]) -> bool:
+    """Whether each of `texts` is a JSON object on one line."""
+    return differ_in_message(texts) or are_objects_together(BETWEEN.join(texts), len(texts))
+
+
+def differ_in_message(texts: list[bytes]) -> bool:
+    """Whether `texts` are objects that differ in their first member only, a simple message.
+
+    That is what comes from one shipper. A handful of operations on all the bytes tell it, in a
+    third of the time that it takes to read JSON.
+    """
+    tail = texts[0][texts[0].rfind(FIRST_OF_TAIL) :]
+    lines = b"\n".join(texts)
+    framed = lines[len(HEAD) : -len(tail)]  # the messages, and between them the rest
+    if not (
+        lines.startswith(HEAD)
+        and lines.endswith(tail)
+        and len(lines) >= len(HEAD + tail)
+        and framed.count(tail + b"\n" + HEAD) == len(texts) - 1
+        and lines.translate(None, NO_CONTROLS) == b"\n" * (len(texts) - 1)
+        and are_objects_together(HEAD + tail, 1)
+    ):
+        return False
+    messages = b"\n".join([text[len(HEAD) : -len(tail)] for text in texts])
+    for escape in SIMPLE_ESCAPES if b"\\" in messages else ():
+        messages = messages.replace(escape, b"_")
+    # What is left of these would end the string, or be an escape that is not simple.
+    return not (b'"' in messages or b"\\" in messages) and is_utf8(messages)
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether it can be decoded."""
+    if text.isascii():
+        return True
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def are_objects_together(text: bytes, count: int) -> bool:
     """Whether `text` is `count` JSON objects on one line, with BETWEEN between them.
 
     To read many at once takes a fifth of the time. What is valid only together, such as the halves
@@ -123,7 +168,7 @@ def parts_of(frame: bytes) -> list[bytes]:
 def events_in(frame: bytes) -> list[bytes]:
     """The events of one frame."""
     parts = parts_of(frame)
-    if are_objects(BETWEEN.join(parts), len(parts)):
+    if are_objects(parts):
         return parts
     try:
         # Outside of strings a line end is a blank, and inside there is none.
@@ -678,9 +723,10 @@ class Collector:
             # What is not acknowledged, its shipper keeps: there it need not be taken first.
             if self.stopping and (not taken or isinstance(self._pull, Router)):
                 break
-            if not taken:
+            if taken:
+                await asyncio.sleep(0)  # let signals and timers have their turn
+            else:
                 await self._pull.wait()
-            await asyncio.sleep(0)  # let signals and timers have their turn
 
     async def _take(self) -> bool:
         """Take what is there, and give it to the sinks; whether there was something."""
@@ -700,8 +746,8 @@ class Collector:
         if not events:
             return
         self.in_hand = len(events)
-        await asyncio.gather(
-            *(insist(sink, functools.partial(sink.write, events)) for sink in self._sinks)
+        await together(
+            [insist(sink, functools.partial(sink.write, events)) for sink in self._sinks]
         )
         self.in_hand = 0
         self.events += len(events)
@@ -710,8 +756,8 @@ class Collector:
     async def _keep(self, router: Router, offers: list[Offer]) -> None:
         """Give `offers` to all sinks, and answer what all of them have."""
         self.in_hand = sum(len(offer.events) for offer in offers)
-        kept = await asyncio.gather(
-            *(insist(sink, functools.partial(sink.keep, offers)) for sink in self._sinks)
+        kept = await together(
+            [insist(sink, functools.partial(sink.keep, offers)) for sink in self._sinks]
         )
         self.in_hand = 0
         for offer in offers:
@@ -739,6 +785,13 @@ class Collector:
 
 
 Got = TypeVar("Got")
+
+
+async def together(attempts: list[Coroutine[Any, Any, Got]]) -> list[Got]:
+    """What all of them give; one alone needs no task, which takes three turns of the event loop."""
+    if len(attempts) == 1:
+        return [await attempts[0]]
+    return await asyncio.gather(*attempts)
 
 
 async def insist(sink: Sink, attempt: Callable[[], Awaitable[Got]]) -> Got:

@@ -393,7 +393,61 @@ def test_many_frames_at_once_are_seen_to_be_objects_just_where_each_of_them_is(
     frames: list[bytes],
 ) -> None:
     expected = all(map(is_object_on_one_line, frames))
-    assert zmqpull.are_objects(zmqpull.BETWEEN.join(frames), len(frames)) is expected
+    assert zmqpull.are_objects_together(zmqpull.BETWEEN.join(frames), len(frames)) is expected
+    assert zmqpull.are_objects(frames) is expected
+
+
+TAILS = (b'","type":1}', b'","type":"","a":"\\n"}', b'","type":{}', b'","type":"\\"}')
+parts_of_messages = st.lists(
+    st.sampled_from(
+        [
+            b"\\",
+            b'"',
+            b"n",
+            b"t",
+            b"u0000",
+            b"\n",
+            b"\r",
+            b"\x00",
+            b"\xff",
+            "é".encode(),
+            b"x",
+            *TAILS,
+        ]
+    ),
+    max_size=4,
+).map(b"".join)
+alike_frames = st.lists(
+    st.tuples(
+        st.sampled_from([zmqpull.HEAD] * 9 + [b"", b'{"message":']),
+        parts_of_messages,
+        st.sampled_from([TAILS[0]] * 9 + [*TAILS]),
+    ).map(b"".join),
+    min_size=1,
+    max_size=4,
+)
+
+
+@thorough
+@given(alike_frames)
+@example([b'{"message":","type":1}'])
+@example([b'{"message":"a","type":1}', b'{"message":","type":1}'])
+@example([b'{"message":","type":1}', b'{"message":"a","type":1}'])
+@example([b'{"message":"\\\\","type":1}', b'{"message":"\\","type":1}'])
+@example([b'{"message":"a","type":1}\n{"message":"b","type":1}'])
+@example([b'{"message":"a","type":1', b'{"message":"b","type":1'])
+def test_frames_that_are_alike_are_seen_to_be_objects_just_where_each_of_them_is(
+    frames: list[bytes],
+) -> None:
+    assert zmqpull.are_objects(frames) is all(map(is_object_on_one_line, frames))
+
+
+@thorough
+@given(st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"])), min_size=1, max_size=5))
+def test_the_quick_look_is_enough_for_what_a_shipper_sends(messages: list[str]) -> None:
+    options = zmqpush.parse_options(zmqpush.build_parser(""), ["app", "-f", "host=a"])
+    lines = "".join(message + "\n" for message in messages).encode()
+    assert zmqpull.differ_in_message(zmqpush.EventFormat(options, 1).messages(lines, 0))
 
 
 def is_object_on_one_line(frame: bytes) -> bool:
