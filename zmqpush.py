@@ -345,9 +345,9 @@ class Pace:
 
     WAKES = 16  # after so many wake-ups the pace is judged anew
     SELDOM = 2000  # writes a second that are taken one by one
-    LONGEST_S = 0.005
+    LONGEST_S = 0.02
     SHORTEST_S = 0.001  # epoll cannot wait less
-    GATHERED = 16 * 1024  # a quarter of a pipe: the writer must not find it full
+    GATHERED = 24 * 1024  # a part of a pipe: the writer must not find it full
 
     def __init__(self) -> None:
         self._pause_s = 0.0
