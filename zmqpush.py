@@ -1169,8 +1169,8 @@ class Spool(Backlog):
         self._renew()
         if not self._fresh:
             return
-        if self._sync_s < QUICK_SYNC_S:  # to go to a thread and back takes as long
-            self._sync()
+        if self._sync_s < QUICK_SYNC_S and not self._loaded:
+            self._sync()  # to go to a thread and back takes as long, and nothing could be sent
             return
         own = self._own
         self._synced_at = time.monotonic()

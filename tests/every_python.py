@@ -21,8 +21,8 @@ from typing import Optional
 TOP = Path(__file__).resolve().parent.parent
 SUPPORTED = [f"3.{minor}" for minor in range(9, 15)]
 OWN = "{}.{}".format(*sys.version_info)
-WORKERS = (os.cpu_count() or 1) + 1  # most tests wait for something most of the time
-PYTEST = ("-m", "pytest", f"--numprocesses={WORKERS}", "--dist=worksteal")
+WORKERS = 2 * (os.cpu_count() or 1)  # most tests wait for something most of the time
+PYTEST = ("-m", "pytest", f"--numprocesses={WORKERS}", "--dist=worksteal", "--durations=40")
 
 
 def candidates(version: str) -> Iterator[str]:
