@@ -197,3 +197,9 @@ def ship() -> Iterator[Callable[..., Shipper]]:
             return shipper
 
         yield start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with those that may take longest: else all would have to wait for them at the end."""
+    marks = {item: item.get_closest_marker("timeout") for item in items}
+    items.sort(key=lambda item: -(marks[item].args[0] if marks[item] else 0))

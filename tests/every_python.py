@@ -22,7 +22,7 @@ TOP = Path(__file__).resolve().parent.parent
 SUPPORTED = [f"3.{minor}" for minor in range(9, 15)]
 OWN = "{}.{}".format(*sys.version_info)
 WORKERS = 2 * (os.cpu_count() or 1)  # most tests wait for something most of the time
-PYTEST = ("-m", "pytest", f"--numprocesses={WORKERS}", "--dist=worksteal", "--durations=40")
+PYTEST = ("-m", "pytest", f"--numprocesses={WORKERS}", "--dist=worksteal")
 
 
 def candidates(version: str) -> Iterator[str]:

@@ -1035,6 +1035,7 @@ def test_an_array_is_one_message_and_several_are_lines(
     assert sizes == [[2], [2, 1]]
 
 
+@pytest.mark.long
 def test_shipper_waits_for_a_late_answer_which_is_good_for_all_before(
     our_collector: OurCollector, ship: Ship
 ) -> None:
@@ -1072,6 +1073,7 @@ def test_answer_that_came_just_before_the_end_of_the_connection_counts(
     assert (result.status, result.processed, trouble(result)) == (0, 1, "")
 
 
+@pytest.mark.long
 def test_answers_that_say_less_or_too_much_do_no_harm(
     our_collector: OurCollector, ship: Ship
 ) -> None:
@@ -1093,6 +1095,7 @@ def test_answers_that_say_less_or_too_much_do_no_harm(
     assert (result.status, result.processed, trouble(result)) == (0, 2, "")
 
 
+@pytest.mark.long
 def test_nonsense_from_a_collector_is_said_once_and_ignored(
     our_collector: OurCollector, ship: Ship
 ) -> None:
@@ -1123,6 +1126,7 @@ def test_nonsense_from_a_collector_is_said_once_and_ignored(
     assert (result.status, result.processed, trouble(result)) == (0, 1, "")
 
 
+@pytest.mark.long
 def test_more_goes_out_than_libzmq_takes_at_once(ship: Ship) -> None:
     """Without a polling loop, and without an answer that would wake the shipper."""
     with contextlib.closing(OurCollector(RCVHWM=1, RCVBUF=4096)) as collector:
@@ -1150,6 +1154,7 @@ def test_shipper_ends_when_all_is_safe_whatever_has_not_gone_out(ship: Ship) -> 
         assert shipper.finish().status == 0
 
 
+@pytest.mark.long
 def test_late_answer_is_asked_for_on_the_connection_that_stands(
     hasty: str, our_collector: OurCollector, ship: Ship
 ) -> None:
@@ -1169,6 +1174,7 @@ def test_late_answer_is_asked_for_on_the_connection_that_stands(
     assert (result.status, result.processed, trouble(result)) == (0, 2, "")
 
 
+@pytest.mark.long
 def test_silent_collector_is_left_and_what_is_not_safe_is_sent_again_when_it_is_asked_for(
     hasty: str, our_collector: OurCollector, ship: Ship
 ) -> None:
@@ -1192,6 +1198,7 @@ def test_silent_collector_is_left_and_what_is_not_safe_is_sent_again_when_it_is_
     assert (result.status, result.processed, trouble(result)) == (0, 3, "")
 
 
+@pytest.mark.long
 def test_what_turns_out_to_be_safe_is_not_sent_again(
     hasty: str, our_collector: OurCollector, ship: Ship
 ) -> None:
@@ -1286,6 +1293,7 @@ def test_collector_answers_as_written_down_what_its_sink_has(
     assert end(collector) == "zmqpull.py: 6 events written\n"
 
 
+@pytest.mark.long
 def test_collector_keeps_what_comes_at_once_and_in_any_mixture(
     place: Place, our_shipper: Callable[[str], OurShipper], pull: Ship
 ) -> None:
@@ -1386,6 +1394,7 @@ def test_nothing_is_answered_while_one_of_several_sinks_fails(
         assert place.messages() == ["1"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     [[], ["--batch", "500"], ["--format", "json"], ["--format", "raw"], ["--spool", "SPOOL"]],
@@ -1405,6 +1414,7 @@ def test_every_line_arrives_once_and_in_order(
     assert end(collector) == "zmqpull.py: 10000 events written\n"
 
 
+@pytest.mark.long
 def test_lines_of_a_million_bytes_arrive(places: list[Place], pull: Ship, ship: Ship) -> None:
     endpoint = free_endpoint()
     pull(endpoint, *options_of(places))
@@ -1415,6 +1425,7 @@ def test_lines_of_a_million_bytes_arrive(places: list[Place], pull: Ship, ship: 
     assert (result.status, result.processed) == (0, 10)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["logstash", "json", "raw"])
 def test_empty_lines_arrive(form: str, tmp_path: Path, pull: Ship, ship: Ship) -> None:
     endpoint = free_endpoint()
@@ -1428,6 +1439,7 @@ def test_empty_lines_arrive(form: str, tmp_path: Path, pull: Ship, ship: Ship) -
     assert (result.status, result.processed) == (0, 5)
 
 
+@pytest.mark.long
 def test_raw_objects_and_arrays_are_events_as_they_are(
     tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
@@ -1444,6 +1456,7 @@ def test_raw_objects_and_arrays_are_events_as_they_are(
 # ---- what cannot be delivered -----------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_without_a_collector_linger_gives_up_with_the_exact_count(ship: Ship) -> None:
     shipper = ship("--ack", "-c", free_endpoint(), "--linger", "0.5")
     result = shipper.finish(as_input(texts(12_345)))
@@ -1488,6 +1501,7 @@ def test_with_a_spool_what_waits_is_kept_and_the_next_one_sends_it(
     assert os.listdir(spool) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_gives_up_with_the_exact_count_of_what_was_not_acknowledged(
     number: signal.Signals, our_collector: OurCollector, ship: Ship
@@ -1505,6 +1519,7 @@ def test_signal_gives_up_with_the_exact_count_of_what_was_not_acknowledged(
     assert trouble(result) == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_leaves_in_the_spool_what_was_not_acknowledged(
     number: signal.Signals, tmp_path: Path, our_collector: OurCollector, ship: Ship
@@ -1553,7 +1568,7 @@ def test_collector_that_is_killed_again_and_again_loses_nothing(
     endpoint = free_endpoint()
     collector = pull(endpoint, *place.options)
     shipper = ship("--ack", "-c", endpoint)
-    expected = texts(60_000, size=50)
+    expected = texts(200_000, size=50)
     Feeder(shipper, as_input(expected))
     for count in (10_000, 20_000, 30_000):
         place.wait_for_more(count)
@@ -1567,6 +1582,7 @@ def test_collector_that_is_killed_again_and_again_loses_nothing(
     assert (result.status, result.processed) == (0, len(expected))
 
 
+@pytest.mark.long
 def test_collector_that_ends_in_an_orderly_manner_repeats_nothing_in_a_file(
     tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
@@ -1574,7 +1590,7 @@ def test_collector_that_ends_in_an_orderly_manner_repeats_nothing_in_a_file(
     endpoint, place = free_endpoint(), InFile(tmp_path / "events")
     collector = pull(endpoint, *place.options)
     shipper = ship("--ack", "-c", endpoint)
-    expected = texts(60_000, size=50)
+    expected = texts(400_000, size=50)
     Feeder(shipper, as_input(expected))
     for count in (10_000, 20_000, 30_000):
         place.wait_for_more(count)
@@ -1604,6 +1620,7 @@ def test_what_comes_while_a_collector_ends_is_no_trouble(
     assert troubles == []
 
 
+@pytest.mark.long
 def test_collector_that_has_enough_answers_before_it_ends(
     tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
@@ -1627,12 +1644,12 @@ def test_shipper_that_is_killed_with_a_spool_loses_and_repeats_nothing(
     endpoint, spool = free_endpoint(), str(tmp_path / "spool")
     place = InSqlite(tmp_path / "events.db")
     options = ("--ack", "-c", endpoint, "--spool", spool)
-    expected = texts(60_000, size=50)
-    for start in (0, 20_000, 40_000):
+    expected = texts(120_000, size=50)
+    for start in (0, 40_000, 80_000):
         shipper = ship(*options)
-        shipper.write(as_input(expected[start : start + 20_000]))
+        shipper.write(as_input(expected[start : start + 40_000]))
         wait_until_read(shipper)
-        if start == 40_000:
+        if start == 80_000:
             pull(endpoint, *place.options)
             wait_until(lambda: 0 < place.count() < len(expected), "under way")
         kill(shipper)
@@ -1654,7 +1671,7 @@ def test_both_are_killed_again_and_again(tmp_path: Path, pull: Ship, ship: Ship)
     endpoint, spool = free_endpoint(), str(tmp_path / "spool")
     place = InSqlite(tmp_path / "events.db")
     options = ("--ack", "-c", endpoint, "--spool", spool)
-    expected = texts(60_000, size=50)
+    expected = texts(200_000, size=50)
     shipper = ship(*options)
     shipper.write(as_input(expected))
     wait_until_read(shipper)
@@ -1678,7 +1695,7 @@ def test_record_that_is_wiped_stops_and_loses_nothing(
     endpoint = free_endpoint()
     pull(endpoint, *place.options)
     shipper = ship("--ack", "-c", endpoint, program=hasty)
-    expected = texts(60_000, size=50)
+    expected = texts(200_000, size=50)
     Feeder(shipper, as_input(expected))
     for count in (10_000, 30_000):
         place.wait_for_more(count)
@@ -1904,6 +1921,7 @@ def test_end_of_a_connection_that_was_left_before_is_no_news() -> None:
     asyncio.run(hear())
 
 
+@pytest.mark.long
 def test_dead_collector_is_left_for_the_next(
     hasty: str, tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
@@ -1957,6 +1975,7 @@ class Relay:
             thread.join()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("swallowed", [{"chunks"}, {"answers"}, {"chunks", "answers"}])
 def test_silence_on_a_connection_that_stands_is_noticed(
     swallowed: set[str], hasty: str, tmp_path: Path, pull: Ship, ship: Ship
@@ -2075,6 +2094,7 @@ def test_peers_that_are_no_collectors_get_nothing_and_the_line_goes_on(
             others[kind].recv_multipart(zmq.DONTWAIT)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["PULL", "HTTP"])
 def test_what_waits_for_a_wrong_peer_goes_to_the_collector_that_takes_its_place(
     kind: str,
@@ -2108,6 +2128,7 @@ def test_what_waits_for_a_wrong_peer_goes_to_the_collector_that_takes_its_place(
 UNKNOWN = "tcp://" + "a." * 150 + "invalid:2120"  # no name is so long: no server has to be asked
 
 
+@pytest.mark.long
 def test_name_that_does_not_resolve_is_looked_up_by_one_thread_and_said_once(
     hasty: str, ship: Ship
 ) -> None:
@@ -2123,6 +2144,7 @@ def test_name_that_does_not_resolve_is_looked_up_by_one_thread_and_said_once(
     assert trouble(result) == "zmqpush.py: gave up 1 messages: no collector has acknowledged them\n"
 
 
+@pytest.mark.long
 def test_name_that_does_not_resolve_is_left_for_the_next(
     hasty: str, tmp_path: Path, pull: Ship, ship: Ship
 ) -> None:
@@ -2399,6 +2421,11 @@ def arrived(place: Place) -> set[bytes]:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    "place",
+    ["file", *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("redis", "sqlite"))],
+    indirect=True,
+)
 @pytest.mark.timeout(300)
 def test_a_hundred_thousand_shippers_do_no_harm_to_a_collector(
     place: Place,
@@ -2502,6 +2529,7 @@ def test_flood_of_garbage_does_no_harm_to_a_shipper(ship: Ship) -> None:
     assert all(" handed over" in line for line in said[1:])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", IMPOSSIBLE_SIZES)
 def test_frame_of_an_impossible_size_does_no_harm_to_a_shipper(
     size: int, hasty: str, tmp_path: Path, pull: Ship, ship: Ship

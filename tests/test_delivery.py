@@ -426,6 +426,7 @@ def test_stopped_collector_gets_everything_in_order_when_it_goes_on(
     assert (result.status, result.processed, result.stderr) == (0, 60_000, "")
 
 
+@pytest.mark.long
 def test_collector_that_stops_again_and_again_gets_everything_in_order(
     endpoint: str, printer: Callable[..., Printer], ship: Ship
 ) -> None:
@@ -534,6 +535,7 @@ def test_slow_collector_gets_everything_in_order(collect: Collect, ship: Ship) -
     assert (result.status, result.processed, result.stderr) == (0, 6000, "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("transport", ["tcp", "ipc"])
 def test_empty_messages_keep_their_order_under_pressure(
     transport: str, tmp_path: Path, collect: Collect, ship: Ship
@@ -607,6 +609,7 @@ def network() -> Iterator[Network]:
         network.remove()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ["shipper", "collector"])
 def test_lines_wait_while_the_network_is_cut_and_arrive_when_it_is_mended(
     end: str, network: Network, tmp_path: Path, printer: Callable[..., Printer], ship: Ship
@@ -1049,6 +1052,7 @@ def test_two_shippers_cannot_bind_to_one_address(ship: Ship) -> None:
     assert result.stderr == f"zmqpush.py: {endpoint}: Address already in use\n"
 
 
+@pytest.mark.long
 def test_ipc_reaches_the_collector(tmp_path: Path, collect: Collect, ship: Ship) -> None:
     collector = collect(f"ipc://{tmp_path}/pull")
     expected = lines(100_000)
@@ -1315,6 +1319,7 @@ def wait_for_first_lines(shipper: Shipper) -> None:
         assert shipper.process.poll() is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_in_the_first_milliseconds_loses_nothing(
     number: signal.Signals, collector: Collector, ship: Ship
@@ -1352,6 +1357,7 @@ def test_sighup_ends_nothing(collector: Collector, ship: Ship) -> None:
 # ---- peers that talk nonsense -----------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_peer_that_talks_nonsense_is_no_collector(nonsense: Nonsense, ship: Ship) -> None:
     """It does not crash us, or make us spin; what was for it waits, and is counted in the end."""
     shipper = ship("-c", nonsense.endpoint)
@@ -1370,6 +1376,7 @@ def test_peer_that_talks_nonsense_is_no_collector(nonsense: Nonsense, ship: Ship
     assert result.stderr == "zmqpush.py: gave up 3 messages: no collector ever connected\n"
 
 
+@pytest.mark.long
 def test_what_waits_for_a_peer_that_talks_nonsense_goes_to_the_collector_that_takes_its_place(
     nonsense: Nonsense, collect: Collect, ship: Ship
 ) -> None:
@@ -1386,6 +1393,7 @@ def test_what_waits_for_a_peer_that_talks_nonsense_goes_to_the_collector_that_ta
     assert (result.status, result.processed) == (0, 500)
 
 
+@pytest.mark.long
 def test_peer_that_talks_nonsense_takes_nothing_from_a_collector(
     nonsense: Nonsense, collector: Collector, ship: Ship
 ) -> None:

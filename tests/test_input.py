@@ -336,6 +336,7 @@ def test_line_by_line_in_bursts_all_arrive(collector: Collector, ship: Ship) -> 
 # ---- file, /dev/null, closed ------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_every_line_of_a_file_arrives(tmp_path: Path, collector: Collector, ship: Ship) -> None:
     path = tmp_path / "lines"
     path.write_bytes(in_lines(numbers(100_000))[:-1])  # the last one without its line end

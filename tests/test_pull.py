@@ -1219,6 +1219,7 @@ def test_a_signal_ends_it_with_the_count_if_it_is_not_quiet(
     assert time.monotonic() - begin < 1
 
 
+@pytest.mark.long
 def test_a_signal_ends_it_where_events_never_cease_and_nothing_taken_is_lost(
     redis_server: RedisServer, pull: Pull, ship: Ship
 ) -> None:
@@ -1519,6 +1520,7 @@ def test_ipv6_is_collected_from(here: str, there: str, pull: Pull, ship: Ship) -
     puller.end()
 
 
+@pytest.mark.long
 def test_a_star_is_every_address_in_ipv4_and_ipv6(pull: Pull, ship: Ship) -> None:
     if not Path("/proc/net/if_inet6").exists():
         pytest.skip("no IPv6 here")

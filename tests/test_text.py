@@ -106,6 +106,7 @@ CASES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("text", "lines"), CASES.values(), ids=CASES.keys())
 def test_text_arrives_as_it_is(
     text: bytes, lines: list[str], collector: Collector, ship: Ship
@@ -236,6 +237,7 @@ def test_format_raw_is_the_line_itself(collector: Collector, ship: Ship) -> None
     assert (result.status, result.processed) == (0, 7)
 
 
+@pytest.mark.long
 def test_empty_raw_lines_keep_their_place_behind_a_slow_collector(
     collect: Callable[..., Collector], ship: Ship
 ) -> None:
