@@ -174,9 +174,13 @@ def events_in(frame: bytes) -> list[bytes]:
         # Outside of strings a line end is a blank, and inside there is none.
         return [re.sub("[\n\r]", " ", text).encode() for text in objects_in(frame.decode())]
     except NOT_JSON:
-        message = frame.decode(errors="backslashreplace")
-        event = {"message": message, "tags": [PARSE_FAILURE]}
-        return [json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()]
+        return [as_message(frame)]
+
+
+def as_message(frame: bytes) -> bytes:
+    """An event that has `frame` as its message, and says that it was none."""
+    event = {"message": frame.decode(errors="backslashreplace"), "tags": [PARSE_FAILURE]}
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def objects_in(text: str) -> list[str]:
@@ -246,7 +250,10 @@ class Offer:
             if texts[0].count(b"\n") >= MOST_MESSAGES:
                 raise ValueError(f"more than {MOST_MESSAGES} messages in a chunk")
             texts = texts[0].split(b"\n")
-        return cls(peer, shipper, number, first, events_of(texts))
+        events = events_of(texts)
+        if len(events) > MOST_MESSAGES:  # an array of so many in one message
+            events = [as_message(text) for text in texts]
+        return cls(peer, shipper, number, first, events)
 
 
 def next_record(record: int | None, offer: Offer) -> int | None:
@@ -382,6 +389,8 @@ class File(Descriptor):
 
     def reopen(self) -> None:
         """Go on in the file that is at the path now: the other was renamed. Raises OSError."""
+        if self._at:  # a part of what will be answered for lies in the old one
+            os.fsync(self._descriptor)
         descriptor = self._open(self.name)
         os.close(self._descriptor)
         self._descriptor = descriptor
@@ -650,7 +659,9 @@ class Pull:
         """Return when there may be more, or somebody called `announce()`."""
         self._news.clear()
         # The descriptor tells of a change only: of what came before, this does (zmq_getsockopt(3)).
-        if not self._pull.poll(0):
+        if self._pull.poll(0):
+            await asyncio.sleep(0)  # it may be nonsense without end: let signals have their turn
+        else:
             await self._news.wait()
 
     def announce(self) -> None:
@@ -668,17 +679,19 @@ class Router(Pull):
     KIND = zmq.ROUTER
 
     def take_offers(self, most: int) -> list[Offer]:
-        """The offers that are there, up to `most`; what is none is said once, and ignored."""
+        """The offers among up to `most` messages; what is none is said once, and ignored."""
         offers: list[Offer] = []
         size = 0
         with contextlib.suppress(zmq.Again):
-            while len(offers) < most and size < ENOUGH_BYTES:
+            for _ in range(most):
                 frames = self._pull.recv_multipart(zmq.DONTWAIT)
                 size += sum(map(len, frames))
                 try:
                     offers.append(Offer.read(frames))
                 except ValueError as error:
                     self._say_once(f"a peer does not speak the protocol of --ack: {error}")
+                if size >= ENOUGH_BYTES:
+                    break
         return offers
 
     def answer(self, peer: bytes, shipper: bytes, record: int) -> None:

@@ -410,6 +410,7 @@ class Stdin:
         self._ready = self._loop.create_future()
         self._fd = 0
         self._terminal = os.isatty(0)
+        self._pipe = stat.S_ISFIFO(status.st_mode)
         if self._terminal:
             with contextlib.suppress(OSError):
                 flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -488,7 +489,8 @@ class Stdin:
             self._take = None
             parts.append(data)
             if data.endswith(b"\n") and not self._held():
-                self._empty = not self._hung_up  # to see that by reading would take a turn
+                # To see that by reading would take a turn.
+                self._empty = not (self._hung_up or self.always_ready)
                 return b"".join(parts)
         return b""
 
@@ -523,7 +525,8 @@ class Stdin:
             self._loop.add_reader(self._epoll.fileno(), self._on_epoll)
 
     def _on_epoll(self) -> None:
-        if self._take and not self._ready.done() and self._was_taken(self._take):
+        # Of a pipe alone: its end is told again and again, that of a terminal is read once.
+        if self._pipe and self._take and not self._ready.done() and self._was_taken(self._take):
             return  # without data there is no event any more
         events = self._epoll.poll(0)  # to take the event is what clears the edge
         for _, event in events:
@@ -1199,6 +1202,12 @@ class Spool(Backlog):
             self._synced = chunk.number
         self._fresh.clear()
         self.announce()
+
+    async def room(self) -> None:
+        """Wait until less than the limit waits; what is not synced could not be sent."""
+        if 0 < self.limit <= self.size:
+            await self.safe()
+        await super().room()
 
     async def end(self) -> None:
         """Nothing more will be put."""

@@ -201,5 +201,9 @@ def ship() -> Iterator[Callable[..., Shipper]]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with those that may take longest: else all would have to wait for them at the end."""
-    marks = {item: item.get_closest_marker("timeout") for item in items}
-    items.sort(key=lambda item: -(marks[item].args[0] if marks[item] else 0))
+
+    def may_take_s(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("timeout")
+        return float(mark.args[0]) if mark else 0.0
+
+    items.sort(key=may_take_s, reverse=True)

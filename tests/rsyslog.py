@@ -125,6 +125,11 @@ input(type="imuxsock" Socket="{socket_path}")
     def _runs(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    def has_crashed(self) -> bool:
+        """Whether it was ended by a fault of its own."""
+        assert self.process
+        return self.process.poll() == -signal.SIGSEGV
+
     def _is_ready(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
             return probe.connect_ex(str(self.socket_path)) == 0

@@ -1601,6 +1601,31 @@ def test_collector_that_ends_in_an_orderly_manner_repeats_nothing_in_a_file(
     assert (result.status, result.processed) == (0, len(expected))
 
 
+def test_endless_nonsense_does_not_keep_a_collector_from_ending(
+    context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path, pull: Ship
+) -> None:
+    endpoint = free_endpoint()
+    collector = pull(endpoint, *InFile(tmp_path / "events").options)
+    noisy = context.socket(zmq.DEALER)
+    noisy.setsockopt(zmq.LINGER, 0)
+    noisy.connect(endpoint)
+    ended = threading.Event()
+
+    def make_noise() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(zmq.Again):
+                noisy.send(b"x", zmq.DONTWAIT)
+
+    noise = threading.Thread(target=make_noise)
+    noise.start()
+    try:
+        assert "does not speak the protocol" in collector.read_stderr_line()
+        assert end(collector) == "zmqpull.py: 0 events written\n"
+    finally:
+        ended.set()
+        noise.join()
+
+
 def test_what_comes_while_a_collector_ends_is_no_trouble(
     our_shipper: Callable[[str], OurShipper],
 ) -> None:

@@ -404,6 +404,26 @@ def test_spool_is_safe_when_a_kill_comes_as_soon_as_ok_was_said(
     assert set(came) == set(texts(messages))
 
 
+def test_transaction_larger_than_the_spool_may_be_is_sent_before_its_end(
+    dialogue: Callable[..., Dialogue], collector: Collector, spool: str
+) -> None:
+    arguments = ["--omprog-transactions", "--spool", spool, "--spool-limit", "1k"]
+    rsyslog = dialogue("--connect", collector.endpoint, *arguments)
+    messages = [b"%0100d" % number for number in range(50)]
+    assert rsyslog.ask(BEGIN) == "OK"
+    assert rsyslog.ask_all(messages) == {"DEFER_COMMIT"}
+    assert rsyslog.ask(COMMIT) == "OK"
+    assert collector.texts(50) == texts(messages)
+
+
+def test_file_is_one_message_and_ends(tmp_path: Path, collector: Collector, ship: Ship) -> None:
+    (tmp_path / "file").write_bytes(b"one\ntwo\n")
+    with open(tmp_path / "file", "rb") as file:
+        result = ship("--omprog", "-c", collector.endpoint, stdin=file).finish()
+    assert (result.status, result.stdout.splitlines()[:2]) == (0, ["OK", "OK"])
+    assert collector.texts(1) == ["one\ntwo"]
+
+
 @pytest.mark.parametrize(
     "limit", [["--queue-limit", "1k", "--omprog-transactions"], ["--spool-limit", "1k"]]
 )
@@ -871,6 +891,7 @@ if $programname == "unit" then {{
         begin = self._stats.stat().st_size
 
         def is_drained() -> bool:
+            assert not self.has_crashed()
             with open(self._stats, "rb") as file:
                 file.seek(begin)
                 whole_lines = file.read().split(b"\n")[:-1]
@@ -1134,6 +1155,7 @@ QUEUE = """queue.filename="ship" queue.size="200000" queue.timeoutEnqueue="60000
          queue.workerThreads="{workers}" queue.workerThreadMinimumMessages="100" """
 BURST = 1000  # messages
 DRAINED_S = 300.0
+MOST_CRASHES = 3  # of rsyslogd
 # Messages that may come again after a kill: SNDHWM and what libzmq writes at once; and what
 # rsyslog repeats, a batch.
 REPEATED_BY_A_KILL = 1000 + 8192 // 40 + 128
@@ -1147,19 +1169,48 @@ def send_to(pids: list[int], number: signal.Signals) -> None:
 
 
 class Chaos:
-    """Numbers are logged while programs are killed, and everyone else is stopped and goes on."""
+    """Numbers are logged while programs are killed, and everyone else is stopped and goes on.
+
+    rsyslogd 8.2302 sometimes crashes then (SIGSEGV in a worker of its disk-assisted queue), and
+    loses what it had in memory. That is its own fault: it is started again, and all begins anew.
+    """
 
     def __init__(self, rsyslogd: Logger, printer: Printer, is_rude: bool, seed: int) -> None:
         """`is_rude`: rsyslogd is stopped even if programs have just been killed."""
+        self.first = 0  # number since it began, or rsyslogd has crashed
         self.logged = 0
         self.killed: collections.Counter[str] = collections.Counter()
+        self._missing = 0  # numbers that died in rsyslogd's main queue
         self._rsyslogd = rsyslogd
         self._printer = printer
         self._is_rude = is_rude
         self._rng = random.Random(seed)
 
     def run(self, count: int, kills: int) -> None:
-        """Log `count` numbers, with so many kills."""
+        """Log `count` numbers, with so many kills, and wait until all are answered."""
+        for _ in range(MOST_CRASHES):
+            try:
+                self._run(count, kills)
+                self._rsyslogd.wait_until_drained(DRAINED_S)
+                return
+            except (AssertionError, OSError):
+                if not self._rsyslogd.has_crashed():
+                    raise
+            self._begin_anew()
+        raise AssertionError("rsyslogd crashes all the time")
+
+    def _begin_anew(self) -> None:
+        print("rsyslogd has crashed by itself: once more")
+        self._printer.go_on()
+        self._rsyslogd.wait_for_programs()
+        for file in self._rsyslogd.folder.glob("ship.*"):
+            file.unlink()
+        self._missing = self.logged - self._rsyslogd.count_queued()
+        self.first = self.logged
+        self.killed.clear()
+        self._rsyslogd.start()
+
+    def _run(self, count: int, kills: int) -> None:
         rsyslogd, printer = self._rsyslogd, self._printer
         burst = BURST if self._is_rude else 2 * BURST
         part = (count - 2 * burst) // kills
@@ -1174,7 +1225,7 @@ class Chaos:
                 self.restart(rsyslogd.signal_rsyslogd)
             if step == 5 * kills // 6 - 1:  # the printer is stopped as well
                 self.restart(rsyslogd.signal_all)
-        self.log(max(count - self.logged, 1))
+        self.log(max(count - (self.logged - self.first), 1))
 
     def log(self, count: int) -> None:
         self._rsyslogd.log_numbers(range(self.logged, self.logged + count))
@@ -1205,7 +1256,8 @@ class Chaos:
         programs = rsyslogd.programs()
         send_to(programs, signal.SIGSTOP)
         self.log(BURST)
-        wait_until(lambda: rsyslogd.count_queued() == self.logged, "the main queue is empty")
+        queued = self.logged - self._missing
+        wait_until(lambda: rsyslogd.count_queued() == queued, "the main queue is empty")
         send(signal.SIGTERM)
         send_to(programs, signal.SIGCONT)
         assert rsyslogd.wait() == 0, rsyslogd.said()
@@ -1225,21 +1277,21 @@ def check_chaos(
         chaos = Chaos(rsyslogd, printer, queue == ON_DISK, seed=count + transactions)
         began_at = time.monotonic()
         chaos.run(count, kills)
-        rsyslogd.wait_until_drained(DRAINED_S)
         rsyslogd.terminate()
         rsyslogd.wait_for_programs()
         last = ship("--connect", printer.endpoint, "--spool", spool).finish(b"")
         assert (last.status, last.stderr) == (0, "")
-        everything = set(range(chaos.logged))
+        everything = set(range(chaos.first, chaos.logged))
         with contextlib.suppress(AssertionError):  # below is said what is lost
-            wait_until(lambda: everything == set(numbers_of(printer.received())), "")
+            wait_until(lambda: everything <= set(numbers_of(printer.received())), "")
         took_s = time.monotonic() - began_at
 
-        times = collections.Counter(numbers_of(printer.received()))
+        received = [number for number in numbers_of(printer.received()) if number >= chaos.first]
+        times = collections.Counter(received)
         lost = sorted(everything - set(times))
         repeated = sum(times.values()) - len(times)
         killed = ", ".join(f"{times} {how}" for how, times in chaos.killed.items())
-        print(f"{chaos.logged} messages, killed {killed}; {took_s:.1f} s")
+        print(f"{len(everything)} messages, killed {killed}; {took_s:.1f} s")
         print(f"{len(lost)} lost; {repeated} repeated; {last.processed} sent by the last start")
         assert not lost, rsyslogd.said()
         assert sum(chaos.killed.values()) == kills
@@ -1253,7 +1305,7 @@ def check_chaos(
 
 @pytest.mark.long
 @BOTH_WAYS
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(360)
 def test_nothing_is_lost_though_programs_are_killed_and_everyone_is_stopped(
     transactions: bool, check_chaos: Callable[..., None]
 ) -> None:
