@@ -1905,7 +1905,8 @@ def test_stopped_collector_is_left_for_the_next_and_when_it_wakes_nothing_comes_
     for place in shared:
         assert place.messages() == expected
     assert (result.status, result.processed, trouble(result)) == (0, 50_000, "")
-    assert end(first) == "zmqpull.py: 1000 events written\n"
+    # A reply of Redis may have been missed while it was stopped: that is said, and asked for again.
+    assert end(first).endswith("zmqpull.py: 1000 events written\n")
     assert end(second) == "zmqpull.py: 49000 events written\n"
 
 
