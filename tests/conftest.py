@@ -51,6 +51,20 @@ def wait_until(condition: Callable[[], Any], what: str, deadline_s: float = DEAD
     return result
 
 
+def proc_status(pid: int, name: str, task: int | None = None) -> str:
+    """A field of /proc/PID/status, or of one of its threads (proc(5))."""
+    status = Path(f"/proc/{pid}/task/{task or pid}/status").read_text()
+    return re.search(rf"^{name}:\s+(.*)$", status, re.M)[1]  # type: ignore[index]
+
+
+def wait_until_stopped(pid: int) -> None:
+    """Wait until all its threads are: only then is its parent told."""
+    tasks = [int(task) for task in os.listdir(f"/proc/{pid}/task")]
+    wait_until(
+        lambda: all(proc_status(pid, "State", task).startswith("T") for task in tasks), "stopped"
+    )
+
+
 class Collector:
     """A PULL socket of pyzmq in this process, bound to a free port unless told otherwise."""
 

@@ -35,7 +35,16 @@ from typing import Any
 
 import pytest
 import zmq
-from conftest import DEADLINE_S, TOP, Result, Shipper, strict_json, wait_until
+from conftest import (
+    DEADLINE_S,
+    TOP,
+    Result,
+    Shipper,
+    proc_status,
+    strict_json,
+    wait_until,
+    wait_until_stopped,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
@@ -853,12 +862,6 @@ def as_input(texts: list[str]) -> bytes:
     return "".join(f"{text}\n" for text in texts).encode()
 
 
-def proc_status(pid: int, name: str, task: int | None = None) -> str:
-    """A field of /proc/PID/status, or of one of its threads."""
-    status = Path(f"/proc/{pid}/task/{task or pid}/status").read_text()
-    return re.search(rf"^{name}:\s+(.*)$", status, re.M)[1]  # type: ignore[index]
-
-
 def memory(pid: int) -> int:
     """Bytes in use."""
     return int(proc_status(pid, "VmRSS").split()[0]) * 1024
@@ -895,7 +898,7 @@ def wait_until_read(shipper: Shipper) -> None:
 def stop(process: Shipper) -> None:
     """Stop it with SIGSTOP, and wait until it is."""
     process.signal(signal.SIGSTOP)
-    wait_until(lambda: proc_status(process.pid, "State").startswith("T"), "stopped")
+    wait_until_stopped(process.pid)
 
 
 def kill(process: Shipper) -> None:

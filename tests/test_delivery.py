@@ -29,7 +29,15 @@ from typing import Any
 
 import pytest
 import zmq
-from conftest import DEADLINE_S, TOP, Collector, Shipper, wait_until
+from conftest import (
+    DEADLINE_S,
+    TOP,
+    Collector,
+    Shipper,
+    proc_status,
+    wait_until,
+    wait_until_stopped,
+)
 
 Ship = Callable[..., Shipper]
 Collect = Callable[..., Collector]
@@ -47,12 +55,6 @@ def lines(count: int, size: int = 8, start: int = 0) -> list[bytes]:
 
 def text(lines: list[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in lines)
-
-
-def proc_status(pid: int, name: str, task: int | None = None) -> str:
-    """A field of /proc/PID/status, or of one of its threads."""
-    status = Path(f"/proc/{pid}/task/{task or pid}/status").read_text()
-    return re.search(rf"^{name}:\s+(.*)$", status, re.M)[1]  # type: ignore[index]
 
 
 def memory(pid: int) -> int:
@@ -219,8 +221,7 @@ class Printer:
         """Send it a signal, and wait until it is stopped if that stops it."""
         self.process.send_signal(number)
         if number == signal.SIGSTOP:
-            pid = self.process.pid
-            wait_until(lambda: proc_status(pid, "State").startswith("T"), "stopped")
+            wait_until_stopped(self.process.pid)
 
     def kill(self) -> None:
         self.process.kill()
@@ -1199,7 +1200,7 @@ def stopped(collector: Collector, ship: Ship) -> Shipper:
     assert collector.receive(1) == [b"first"]
     wait_until_asleep(shipper.pid)
     shipper.signal(signal.SIGSTOP)
-    wait_until(lambda: proc_status(shipper.pid, "State").startswith("T"), "stopped")
+    wait_until_stopped(shipper.pid)
     shipper.write(text(lines(5000)))
     return shipper
 

@@ -24,7 +24,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, TOP, Collector, Shipper, wait_until
+from conftest import (
+    DEADLINE_S,
+    TOP,
+    Collector,
+    Shipper,
+    proc_status,
+    wait_until,
+    wait_until_stopped,
+)
 
 import zmqpush
 
@@ -52,12 +60,6 @@ def waiting_in(descriptor: int) -> int:
     """Bytes that wait to be read."""
     held: tuple[int] = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0" * 4))
     return held[0]
-
-
-def proc_status(pid: int, name: str) -> str:
-    """A field of /proc/PID/status."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return re.search(rf"^{name}:\s+(.*)$", status, re.M)[1]  # type: ignore[index]
 
 
 def has_signal(pid: int, field: str, number: signal.Signals) -> bool:
@@ -492,7 +494,7 @@ def test_records_of_which_a_read_gives_only_one_are_all_read(
     assert collector.texts(1) == ["first"]
     wait_until_asleep(shipper.pid)
     shipper.signal(signal.SIGSTOP)
-    wait_until(lambda: proc_status(shipper.pid, "State").startswith("T"), "stopped")
+    wait_until_stopped(shipper.pid)
     for text in numbers(10):
         os.write(ours, text.encode() + b"\n")
     shipper.signal(signal.SIGCONT)
@@ -642,7 +644,7 @@ def test_ctrl_z_stops_and_fg_goes_on(
     for text in ("two", "three"):
         shell.type(CTRL_Z)
         shell.expect(r"Stopped .*zmqpush.py")
-        wait_until(lambda: proc_status(event["@pid"], "State").startswith("T"), "stopped")
+        wait_until_stopped(event["@pid"])
         assert not is_nonblocking(program)
         shell.expect(r"ready\$ ")
         shell.bring_back(event["@pid"])
@@ -673,8 +675,9 @@ def background(shell: Shell, fifo: Path, collector: Collector) -> int:
     shell.type(f"cat {fifo}")  # the shell waits for that, and leaves to us what is typed
     writer = os.open(fifo, os.O_WRONLY)
     shell.type("echo for the shell")
-    wait_until(lambda: proc_status(pid, "State").startswith("T"), "stopped")
+    wait_until_stopped(pid)
     os.close(writer)
+    shell.expect(r"Stopped .*zmqpush.py")  # the shell knows: else fg would not continue it
     shell.expect("for the shell\r\n")
     return pid
 

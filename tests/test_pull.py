@@ -33,7 +33,7 @@ from typing import Any
 import pytest
 import redis
 import zmq
-from conftest import DEADLINE_S, Collector, Shipper, strict_json, wait_until
+from conftest import DEADLINE_S, Collector, Shipper, proc_status, strict_json, wait_until
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rsyslog import Rsyslogd, free_endpoint
@@ -205,11 +205,6 @@ def lines_in(*paths: Path) -> list[bytes]:
     data = b"".join(path.read_bytes() for path in paths if path.exists())
     assert data.endswith(b"\n") or not data
     return data.split(b"\n")[:-1]
-
-
-def proc_status(pid: int, name: str) -> str:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return re.search(rf"^{name}:\s+(.*)$", status, re.M)[1]  # type: ignore[index]
 
 
 def wait_for_first_lines(shipper: Shipper) -> None:

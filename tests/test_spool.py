@@ -30,11 +30,19 @@ from typing import Any, NamedTuple
 import pytest
 import zmq
 import zmq.utils.monitor
-from conftest import DEADLINE_S, Collector, Result, Shipper, strict_json, wait_until
+from conftest import (
+    DEADLINE_S,
+    Collector,
+    Result,
+    Shipper,
+    proc_status,
+    strict_json,
+    wait_until,
+    wait_until_stopped,
+)
 from test_delivery import (
     fill,
     lines,
-    proc_status,
     python_by,
     text,
     wait_for_signals,
@@ -489,7 +497,7 @@ def test_sigint_while_input_goes_on_keeps_what_is_in_the_pipe(
     wait_for_signals(shipper, signal.SIGINT)
     wait_until_asleep(shipper.pid)
     shipper.signal(signal.SIGSTOP)
-    wait_until(lambda: proc_status(shipper.pid, "State").startswith("T"), "stopped")
+    wait_until_stopped(shipper.pid)
     shipper.write(text(lines(5000)))
     shipper.signal(signal.SIGINT)
     begin = time.monotonic()
