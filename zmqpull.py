@@ -90,37 +90,62 @@ def events_of(frames: list[bytes]) -> list[bytes]:
     # Who sends arrays sends nothing else: then there is no need to look whether all are objects.
     if frames and frames[0][:1] != b"[" and are_objects(frames):
         return frames
-    return [event for frame in frames for event in events_in(frame)]
+    return list(itertools.chain.from_iterable(map(events_in, frames)))
+
+
+def events_in_lines(text: bytes) -> list[bytes]:
+    """As events_of(), of frames that come with a newline between them."""
+    if text[:1] == b"[":
+        return list(itertools.chain.from_iterable(map(events_in, long_lines(text))))
+    frames = text.split(b"\n")
+    return frames if simple_messages(text, b"\n") else events_of(frames)
+
+
+def long_lines(text: bytes) -> Iterator[bytes]:
+    """What split() gives; lines of thousands of bytes in an eighth of the time."""
+    at = 0
+    while (end := text.find(b"\n", at)) >= 0:
+        yield text[at:end]
+        at = end + 1
+    yield text[at:]
 
 
 def are_objects(texts: list[bytes]) -> bool:
     """Whether each of `texts` is a JSON object on one line."""
-    return differ_in_message(texts) or are_objects_together(BETWEEN.join(texts), len(texts))
+    return len(simple_messages(b"\n".join(texts), b"\n")) == len(texts) or are_objects_together(
+        BETWEEN.join(texts), len(texts)
+    )
 
 
-def differ_in_message(texts: list[bytes]) -> bool:
-    """Whether `texts` are objects that differ in their first member only, a simple message.
+def simple_messages(text: bytes, between: bytes) -> list[bytes]:
+    """The messages of the objects in `text`, with `between` between them; [] if they are not alike.
 
-    That is what comes from one shipper. A handful of operations on all the bytes tell it, in a
-    third of the time that it takes to read JSON.
+    They are if all begin with a simple message, and are the same behind it: that is what comes from
+    one shipper. A handful of operations on all the bytes tell it, in a third of the time that it
+    takes to read JSON.
     """
-    tail = texts[0][texts[0].rfind(FIRST_OF_TAIL) :]
-    lines = b"\n".join(texts)
-    framed = lines[len(HEAD) : -len(tail)]  # the messages, and between them the rest
+    tail = tail_of(text)
     if not (
-        lines.startswith(HEAD)
-        and lines.endswith(tail)
-        and len(lines) >= len(HEAD + tail)
-        and framed.count(tail + b"\n" + HEAD) == len(texts) - 1
-        and lines.translate(None, NO_CONTROLS) == b"\n" * (len(texts) - 1)
+        text.startswith(HEAD)
+        and len(text) >= len(HEAD + tail)
         and are_objects_together(HEAD + tail, 1)
     ):
-        return False
-    messages = b"\n".join([text[len(HEAD) : -len(tail)] for text in texts])
-    for escape in SIMPLE_ESCAPES if b"\\" in messages else ():
-        messages = messages.replace(escape, b"_")
+        return []
+    messages = text[len(HEAD) : -len(tail)].split(tail + between + HEAD)
+    joined = b"\n".join(messages)
+    if joined.translate(None, NO_CONTROLS) != b"\n" * (len(messages) - 1):
+        return []
+    for escape in SIMPLE_ESCAPES if b"\\" in joined else ():
+        joined = joined.replace(escape, b"_")
     # What is left of these would end the string, or be an escape that is not simple.
-    return not (b'"' in messages or b"\\" in messages) and is_utf8(messages)
+    if b'"' in joined or b"\\" in joined or not is_utf8(joined):
+        return []
+    return messages
+
+
+def tail_of(text: bytes) -> bytes:
+    """What is behind the last message, as zmqpush.py writes it; anything where that is not so."""
+    return text[text.rfind(FIRST_OF_TAIL) :]
 
 
 def is_utf8(text: bytes) -> bool:
@@ -155,6 +180,15 @@ def are_objects_together(text: bytes, count: int) -> bool:
     )
 
 
+def events_in_simple(array: bytes) -> list[bytes]:
+    """The events in an array of those that are alike (simple_messages()); [] if it is not such."""
+    if array[:1] != b"[" or array[-1:] != b"]":
+        return []
+    tail = tail_of(array[1:-1])
+    messages = simple_messages(array[1:-1], b",")
+    return (HEAD + (tail + b"\n" + HEAD).join(messages) + tail).split(b"\n") if messages else []
+
+
 def parts_of(frame: bytes) -> list[bytes]:
     """The objects, unless are_objects() says no, of an array that has no blanks between them.
 
@@ -167,6 +201,9 @@ def parts_of(frame: bytes) -> list[bytes]:
 
 def events_in(frame: bytes) -> list[bytes]:
     """The events of one frame."""
+    events = events_in_simple(frame)
+    if events:
+        return events
     parts = parts_of(frame)
     if are_objects(parts):
         return parts
@@ -246,13 +283,13 @@ class Offer:
             raise ValueError(f"kind {kind} with {len(texts)} frames")
         if not 0 < first <= number <= HIGHEST_NUMBER:
             raise ValueError(f"number {number}, first {first}")
-        if kind == zmqpush.ACK_LINES:
-            if texts[0].count(b"\n") >= MOST_MESSAGES:
-                raise ValueError(f"more than {MOST_MESSAGES} messages in a chunk")
-            texts = texts[0].split(b"\n")
-        events = events_of(texts)
+        (text,) = texts
+        as_lines = kind == zmqpush.ACK_LINES
+        if as_lines and len(text) >= MOST_MESSAGES <= text.count(b"\n"):
+            raise ValueError(f"more than {MOST_MESSAGES} messages in a chunk")
+        events = events_in_lines(text) if as_lines else events_of([text])
         if len(events) > MOST_MESSAGES:  # an array of so many in one message
-            events = [as_message(text) for text in texts]
+            events = [as_message(line) for line in (text.split(b"\n") if as_lines else [text])]
         return cls(peer, shipper, number, first, events)
 
 
@@ -326,10 +363,13 @@ class Descriptor:
         They are in memory: a shipper that begins anew with another collector repeats itself here.
         """
         taken, records = sort_out(offers, self._records.get)
-        events = [event for offer in taken for event in offer.events]
+        events = list(itertools.chain.from_iterable(offer.events for offer in taken))
         if events:
             await self.write(events)
-            self._sync()
+            try:
+                await asyncio.get_running_loop().run_in_executor(None, self._sync)
+            except OSError as error:
+                raise Trouble(error.strerror) from None
         for offer in taken:
             offer.is_new = True
         for shipper, record in records.items():
@@ -340,11 +380,12 @@ class Descriptor:
         return records
 
     def _sync(self) -> None:
+        """Bring what is written to the disk, where there is one. Raises OSError."""
         try:
             os.fsync(self._descriptor)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EROFS):  # a pipe, a terminal
-                raise Trouble(error.strerror) from None
+                raise
 
     async def _writable(self) -> None:
         """Wait, without blocking, until a pipe or a terminal takes something."""
@@ -389,11 +430,10 @@ class File(Descriptor):
 
     def reopen(self) -> None:
         """Go on in the file that is at the path now: the other was renamed. Raises OSError."""
-        if self._at:  # a part of what will be answered for lies in the old one
-            os.fsync(self._descriptor)
+        self._sync()  # what will be answered for, or a part of it, may lie in the old one
         descriptor = self._open(self.name)
-        os.close(self._descriptor)
-        self._descriptor = descriptor
+        os.dup2(descriptor, self._descriptor, inheritable=False)  # it may be being synced
+        os.close(descriptor)
         self._at = self._data.rfind(b"\n", 0, self._at) + 1  # of a line cut in two, all of it
 
 
@@ -511,7 +551,7 @@ class Sqlite:
         """Insert what is new in `offers`; returns the shippers' records, which are there, too."""
         with self._transaction():
             taken, records = sort_out(offers, self._record_of)
-            self._insert([event for offer in taken for event in offer.events])
+            self._insert(list(itertools.chain.from_iterable(offer.events for offer in taken)))
             self._db.executemany(
                 "INSERT INTO shipper VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE "
                 "SET record = excluded.record, seen = excluded.seen",
@@ -728,26 +768,28 @@ class Collector:
         self._sinks = sinks
         self._limit = limit
         self._started_at = time.monotonic()
+        self._kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._kept.set_result(None)
 
     async def run(self) -> None:
         """Raises BrokenPipeError where nobody reads standard output any more."""
-        while self.events < self._limit and not self.has_enough:
-            taken = await self._take()
+        router = self._pull if isinstance(self._pull, Router) else None
+        while self._wants_more():
+            taken = await (self._take_offers(router) if router else self._take())
             # What is not acknowledged, its shipper keeps: there it need not be taken first.
-            if self.stopping and (not taken or isinstance(self._pull, Router)):
+            if self.stopping and (not taken or router):
                 break
             if taken:
                 await asyncio.sleep(0)  # let signals and timers have their turn
-            else:
+            elif self._wants_more():
                 await self._pull.wait()
+        await self._kept
+
+    def _wants_more(self) -> bool:
+        return self.events < self._limit and not self.has_enough
 
     async def _take(self) -> bool:
         """Take what is there, and give it to the sinks; whether there was something."""
-        if isinstance(self._pull, Router):
-            offers = self._pull.take_offers(MOST_OFFERS)
-            if offers:
-                await self._keep(self._pull, offers)
-            return bool(offers)
         frames = self._pull.take(int(min(MOST_FRAMES, self._limit - self.events)))
         if frames:
             await self._give(events_of(frames))
@@ -765,6 +807,14 @@ class Collector:
         self.in_hand = 0
         self.events += len(events)
         self.bytes += sum(map(len, events))
+
+    async def _take_offers(self, router: Router) -> bool:
+        """Take what is there, while the sinks keep what was there before; whether there was any."""
+        offers = router.take_offers(MOST_OFFERS)
+        await self._kept
+        if offers and self._wants_more():
+            self._kept = asyncio.ensure_future(self._keep(router, offers))
+        return bool(offers)
 
     async def _keep(self, router: Router, offers: list[Offer]) -> None:
         """Give `offers` to all sinks, and answer what all of them have."""

@@ -582,18 +582,20 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
 class Chunk:
     """Whole lines, each ended by LF, that are sent together."""
 
-    __slots__ = ("_form", "_parts", "number", "read_at_ms", "size")
+    __slots__ = ("_count", "_form", "_parts", "number", "read_at_ms", "size")
 
     def __init__(self, form: EventFormat, lines: bytes, read_at_ms: int) -> None:
         self.number = 0  # of a chunk that somebody took
         self._form = form
         self._parts = [lines]
+        self._count = 0  # events; 0 until somebody asks, which takes time
         self.size = len(lines)
         self.read_at_ms = read_at_ms  # since the epoch; 0 where nobody asked
 
     def add(self, lines: bytes) -> None:
         """Append more lines; when it is full, they become one piece of memory."""
         self._parts.append(lines)
+        self._count = 0
         self.size += len(lines)
         if self.size >= CHUNK_SIZE:
             self._parts = [b"".join(self._parts)]
@@ -612,8 +614,9 @@ class Chunk:
         return b"\n".join(self.messages())
 
     def count(self) -> int:
-        """How many events it has. Not kept, because it is rarely asked for and takes time."""
-        return sum(part.count(b"\n") for part in self._parts)
+        """How many events it has."""
+        self._count = self._count or sum(part.count(b"\n") for part in self._parts)
+        return self._count
 
 
 class Finished:

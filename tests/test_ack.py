@@ -774,6 +774,39 @@ def test_sink_that_cannot_sync_has_not_kept_anything(
     assert (tmp_path / "events").read_bytes() == b'{"n":1}\n' * 2
 
 
+def test_file_that_is_renamed_while_it_is_synced_is_synced_before_the_next_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sync is under way on a thread, or has not begun; what it was for is in the old file."""
+    path = tmp_path / "events"
+    offers = [zmqpull.Offer(b"peer", ALICE, n, 1, [b'{"n":%d}' % n]) for n in (1, 2)]
+    synced: list[int] = []  # inodes
+    begun, go_on = threading.Event(), threading.Event()
+
+    def sync(descriptor: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            assert go_on.wait(DEADLINE_S)
+        synced.append(os.fstat(descriptor).st_ino)
+
+    async def rotate() -> None:
+        sink = zmqpull.File(str(path))
+        keeping = asyncio.ensure_future(sink.keep(offers[:1]))
+        await asyncio.get_running_loop().run_in_executor(None, begun.wait)
+        path.rename(tmp_path / "old")
+        sink.reopen()
+        assert synced == [(tmp_path / "old").stat().st_ino]
+        go_on.set()
+        assert await keeping == {ALICE: 1}
+        assert await sink.keep(offers[1:]) == {ALICE: 2}
+
+    monkeypatch.setattr(os, "fsync", sync)
+    asyncio.run(rotate())
+    assert synced[-1] == path.stat().st_ino
+    assert (tmp_path / "old").read_bytes() == b'{"n":1}\n'
+    assert path.read_bytes() == b'{"n":2}\n'
+
+
 def _fail_to_sync(descriptor: int) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -438,11 +438,38 @@ def test_frames_that_are_alike_are_seen_to_be_objects_just_where_each_of_them_is
 
 
 @thorough
+@given(alike_frames, st.sampled_from([b",", b", ", b"},{", b"]\n["]))
+@example([b'{"message":"a","type":1}', b'{"message":","type":1}'], b",")
+@example([b'{"message":"\\\\","type":1}', b'{"message":"\\","type":1}'], b",")
+@example([b'{"message":"a","type":1', b'{"message":"b","type":1}'], b"},{")
+def test_the_events_of_arrays_of_what_is_alike_say_what_the_arrays_say(
+    texts: list[bytes], between: bytes
+) -> None:
+    check_events([b"[" + between.join(texts) + b"]"])
+
+
+@thorough
+@given(any_frames | alike_frames | st.lists(array_texts().map(lambda array: array[1].encode())))
+@example([b'[{"a":"}', b'{"}]'])
+@example([b"[{}]", b"[{}]", b"{}", b""])
+def test_lines_of_a_chunk_give_the_events_that_they_give_as_frames(frames: list[bytes]) -> None:
+    text = b"\n".join(frames)
+    assert zmqpull.events_in_lines(text) == zmqpull.events_of(text.split(b"\n"))
+
+
+@thorough
 @given(st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"])), min_size=1, max_size=5))
 def test_the_quick_look_is_enough_for_what_a_shipper_sends(messages: list[str]) -> None:
-    options = zmqpush.parse_options(zmqpush.build_parser(""), ["app", "-f", "host=a"])
     lines = "".join(message + "\n" for message in messages).encode()
-    assert zmqpull.differ_in_message(zmqpush.EventFormat(options, 1).messages(lines, 0))
+
+    def sent(*options: str) -> list[bytes]:
+        parsed = zmqpush.parse_options(zmqpush.build_parser(""), ["app", "-f", "host=a", *options])
+        return zmqpush.EventFormat(parsed, 1).messages(lines, 0)
+
+    events = sent()
+    assert len(zmqpull.simple_messages(b"\n".join(events), b"\n")) == len(events)
+    (array,) = sent("--batch", "10")
+    assert zmqpull.events_in_simple(array) == events
 
 
 def is_object_on_one_line(frame: bytes) -> bool:
