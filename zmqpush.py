@@ -112,7 +112,7 @@ SHIPPER_SIZE = 16  # bytes of the id that a spool file or a process has
 LOAD_SIZE = 1024 * 1024  # bytes of a spool that are brought into memory at once
 LOG_SUFFIX = "-wal"  # of SQLite's write-ahead log
 MOST_LEFT_BEHIND = 64  # files of a spool that are taken over at once
-SYNC_INTERVAL_S = 0.005
+SYNC_INTERVAL_S = 0.02
 QUICK_SYNC_S = 0.002
 SPOOL_RETRY_S = 1.0
 LOOK_INTERVAL_S = 1.0
@@ -499,6 +499,13 @@ class Stdin:
         with contextlib.suppress(OSError):  # no pipe, or a smaller limit (pipe(7))
             fcntl.fcntl(0, F_SETPIPE_SZ, PIPE_SIZE)
 
+    async def gather(self, pause_s: float) -> None:
+        """Let input come for so long; what comes does not wake us."""
+        if pause_s > 0 and not self.always_ready:
+            self._loop.remove_reader(self._epoll.fileno())
+            await asyncio.sleep(pause_s)
+            self._loop.add_reader(self._epoll.fileno(), self._on_epoll)
+
     def finish(self) -> None:
         """Let the input end, after what a pipe, socket or terminal holds at this moment."""
         self._allowance = 0 if self.always_ready or self._epoll.closed else self._held()
@@ -518,11 +525,8 @@ class Stdin:
         await self._ready
         self._ready = self._loop.create_future()
         self._empty = False
-        pause_s = self._pace.woken(self._loop.time()) if self._pace else 0.0
-        if pause_s:  # in which more lines must not wake us
-            self._loop.remove_reader(self._epoll.fileno())
-            await asyncio.sleep(pause_s)
-            self._loop.add_reader(self._epoll.fileno(), self._on_epoll)
+        if self._pace:
+            await self.gather(self._pace.woken(self._loop.time()))
 
     def _on_epoll(self) -> None:
         # Of a pipe alone: its end is told again and again, that of a terminal is read once.
@@ -566,6 +570,7 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
                 warned = True
                 say("a line is longer than --max-line; such lines are sent in pieces")
             await backlog.room()
+            await stdin.gather(backlog.rest_s())
     except OSError as error:
         say(f"cannot read standard input: {error.strerror}")
         complete = False
@@ -791,6 +796,10 @@ class Backlog:
             count += chunk.count() if chunk else 0
             self._queue.put_nowait(chunk)
         return count
+
+    def rest_s(self) -> float:
+        """How long what comes next may gather before it is put."""
+        return 0.0
 
     async def room(self) -> None:
         """Wait until less than the limit waits."""
@@ -1110,6 +1119,7 @@ class Spool(Backlog):
         self._fresh: list[Finished] = []  # chunks of ours that are not synced
         self._again: list[Finished] = []  # of a damaged file, to append to another; the last first
         self._synced = 0  # number of our last one that is
+        self._put_size = 0  # bytes that were put at a time
         self._synced_at = 0.0
         self._sync_s = 0.0  # how long it took
         self._loaded: collections.deque[Finished] = collections.deque()
@@ -1149,8 +1159,12 @@ class Spool(Backlog):
                 self._told = True
                 await asyncio.sleep(SPOOL_RETRY_S)
                 self._forget_what_left()  # which may have failed as well
-        if chunk.size < Pace.GATHERED:  # what comes in the meantime shares the next sync
-            await asyncio.sleep(self._synced_at + SYNC_INTERVAL_S - time.monotonic())
+        self._put_size = chunk.size
+
+    def rest_s(self) -> float:
+        """How long what comes next may gather, to share a sync, before it is put."""
+        is_small = self._put_size < Pace.GATHERED
+        return self._synced_at + SYNC_INTERVAL_S - time.monotonic() if is_small else 0.0
 
     def put_at_once(self, text: bytes) -> bool:
         """Whether `text` could be put without waiting. Raises OSError and sqlite3.Error."""
