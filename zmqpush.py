@@ -627,18 +627,23 @@ class Chunk:
 class Finished:
     """Messages that are ready to be sent, each of them up to `batch` events."""
 
-    __slots__ = ("_count", "_text", "batch", "file", "number", "size")
+    __slots__ = ("_count", "_messages", "_text", "batch", "file", "number", "size")
 
-    def __init__(self, text: bytes, count: int, batch: int) -> None:
+    def __init__(
+        self, text: bytes, count: int, batch: int, messages: list[bytes] | None = None
+    ) -> None:
         self.number = 0  # of a chunk that somebody took, or a file has
         self.file: SpoolFile | None = None
         self.batch = batch
         self.size = len(text) + 1  # as much as the lines of a Chunk: the LF counts
         self._text = text
         self._count = count
+        self._messages = messages
 
     def messages(self) -> list[bytes]:
         """What is sent."""
+        if self._messages:
+            return self._messages
         return self._text.split(b"\n") if self._count > self.batch else [self._text]
 
     def text(self) -> bytes:
@@ -907,6 +912,7 @@ class SpoolFile:
         PRAGMA page_size = {PAGE_SIZE};
         PRAGMA journal_mode = WAL;
         PRAGMA wal_autocheckpoint = 256;  -- pages
+        PRAGMA cache_size = -4000;  -- kB: what is deleted soon need not be read again for that
         PRAGMA secure_delete = OFF;  -- Debian zeroes what is deleted
         PRAGMA synchronous = NORMAL;  -- syncs before a checkpoint; sync() does it when it matters
         CREATE TABLE IF NOT EXISTS shipper (id TEXT NOT NULL);
@@ -1119,7 +1125,8 @@ class Spool(Backlog):
         self._fresh: list[Finished] = []  # chunks of ours that are not synced
         self._again: list[Finished] = []  # of a damaged file, to append to another; the last first
         self._synced = 0  # number of our last one that is
-        self._put_size = 0  # bytes that were put at a time
+        self._saving: asyncio.Future[None] | None = None  # what was put last, if that was much
+        self._put_size = 0  # bytes of it
         self._synced_at = 0.0
         self._sync_s = 0.0  # how long it took
         self._loaded: collections.deque[Finished] = collections.deque()
@@ -1139,27 +1146,37 @@ class Spool(Backlog):
     # what stdin_queuer and omprog_queuer call
 
     async def put(self, lines: bytes) -> None:
-        """Journal `lines`, read just now; where that cannot be, wait until it can."""
-        if not lines:
+        """Journal `lines`, read just now; where that cannot be, wait until it can.
+
+        Much is synced while the next is read; when nothing comes, this waits for it.
+        """
+        if not lines and not self._saving:
             return
-        form = self._form
-        messages = form.messages(lines, self._now_ms())
-        count = len(messages) if form.batch == 1 else lines.count(b"\n")
-        chunk = Finished(b"\n".join(messages), count, form.batch)
-        self.unsaved = count
-        while self.unsaved or self._fresh or self._again:
+        chunk = self._finished(lines) if lines else None
+        self.unsaved = chunk.count() if chunk else 0
+        while True:
             try:
-                if self.unsaved:
+                await self.safe()  # what was put before
+                if chunk and self.unsaved:
                     self._append(chunk)
-                self.unsaved = 0
-                await self.safe()
+                    self.unsaved, self._put_size = 0, chunk.size
+                if self._put_size < Pace.GATHERED:
+                    await self._save()
+                elif chunk:
+                    self._saving = asyncio.ensure_future(self._save())
+                break
             except (OSError, sqlite3.Error) as error:
                 if not self._told:
                     say(f"cannot write to the spool: {reason(error)}; reading on when that is over")
                 self._told = True
                 await asyncio.sleep(SPOOL_RETRY_S)
                 self._forget_what_left()  # which may have failed as well
-        self._put_size = chunk.size
+
+    def _finished(self, lines: bytes) -> Finished:
+        form = self._form
+        messages = form.messages(lines, self._now_ms())
+        count = len(messages) if form.batch == 1 else lines.count(b"\n")
+        return Finished(b"\n".join(messages), count, form.batch, messages)
 
     def rest_s(self) -> float:
         """How long what comes next may gather, to share a sync, before it is put."""
@@ -1186,6 +1203,12 @@ class Spool(Backlog):
 
     async def safe(self) -> None:
         """Return when all that was put is on the disk. Raises OSError and sqlite3.Error."""
+        saving, self._saving = self._saving, None
+        if saving:
+            await saving
+        await self._save()
+
+    async def _save(self) -> None:
         self._renew()
         if not self._fresh:
             return
@@ -1196,7 +1219,7 @@ class Spool(Backlog):
         self._synced_at = time.monotonic()
         await asyncio.get_running_loop().run_in_executor(None, own.sync)
         if own.closed:  # meanwhile it was found to be damaged
-            await self.safe()
+            await self._save()
         else:
             self._now_synced()
 
@@ -1451,6 +1474,8 @@ class Spool(Backlog):
 
     def close(self, delivered: bool) -> None:
         """Everything was `delivered`, or nobody tries any longer."""
+        if self._saving:  # the event loop would complain of an error that nobody asks for
+            self._saving.add_done_callback(lambda saving: saving.cancelled() or saving.exception())
         self._forget(0 if delivered else self._held())
         if not delivered:
             self._keep_in_place()
