@@ -7,8 +7,9 @@ The pattern is the sink of the ZeroMQ Guide's pipeline:
              libzmq   what is    one event
              queues   there      a line
 
-The next messages are taken when all sinks have the last ones. A sink that fails is tried again with
-what it lacks; meanwhile nothing is taken, libzmq's queues fill, and the senders are held back.
+The next messages are taken when all sinks have the last ones; with --ack they are taken meanwhile,
+to be given to the sinks then. A sink that fails is tried again with what it lacks; nothing more is
+taken until it succeeds, libzmq's queues fill, and the senders are held back.
 """
 
 from __future__ import annotations
@@ -366,10 +367,7 @@ class Descriptor:
         events = list(itertools.chain.from_iterable(offer.events for offer in taken))
         if events:
             await self.write(events)
-            try:
-                await asyncio.get_running_loop().run_in_executor(None, self._sync)
-            except OSError as error:
-                raise Trouble(error.strerror) from None
+            await self._sync()
         for offer in taken:
             offer.is_new = True
         for shipper, record in records.items():
@@ -379,13 +377,13 @@ class Descriptor:
             del self._records[next(iter(self._records))]
         return records
 
-    def _sync(self) -> None:
-        """Bring what is written to the disk, where there is one. Raises OSError."""
+    async def _sync(self) -> None:
+        """Bring what is written to the disk, where there is one; meanwhile others have a turn."""
         try:
-            os.fsync(self._descriptor)
+            await asyncio.get_running_loop().run_in_executor(None, os.fsync, self._descriptor)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EROFS):  # a pipe, a terminal
-                raise
+                raise Trouble(error.strerror) from None
 
     async def _writable(self) -> None:
         """Wait, without blocking, until a pipe or a terminal takes something."""
@@ -408,6 +406,8 @@ class File(Descriptor):
     def __init__(self, path: str) -> None:
         """Raises OSError."""
         super().__init__(self._open(path), path)
+        self._syncing = False
+        self._was_renamed = False  # while it was synced
 
     @staticmethod
     def _open(path: str) -> int:
@@ -428,12 +428,29 @@ class File(Descriptor):
             except OSError as error:
                 raise Trouble(error.strerror) from None
 
+    async def _sync(self) -> None:
+        self._syncing = True
+        try:
+            await super()._sync()
+        finally:
+            self._syncing = False
+            if self._was_renamed:
+                self.reopen()
+
     def reopen(self) -> None:
-        """Go on in the file that is at the path now: the other was renamed. Raises OSError."""
-        self._sync()  # what will be answered for, or a part of it, may lie in the old one
-        descriptor = self._open(self.name)
-        os.dup2(descriptor, self._descriptor, inheritable=False)  # it may be being synced
-        os.close(descriptor)
+        """Go on in the file that is at the path now: the other was renamed."""
+        self._was_renamed = self._syncing  # what is being synced is not yet known to be safe
+        if self._syncing or self._at_once == PIPE_BUF:  # nobody rotates a FIFO
+            return
+        try:
+            if self._data:  # a part of what will be answered for lies in the old one
+                os.fsync(self._descriptor)
+            descriptor = self._open(self.name)
+        except OSError as error:
+            zmqpush.say(f"{self.name}: {error.strerror}; going on in the old file")
+            return
+        os.close(self._descriptor)
+        self._descriptor = descriptor
         self._at = self._data.rfind(b"\n", 0, self._at) + 1  # of a line cut in two, all of it
 
 
@@ -901,10 +918,7 @@ async def collect(options: argparse.Namespace) -> int:
     def reopen() -> None:
         for sink in sinks:
             if isinstance(sink, File):
-                try:
-                    sink.reopen()
-                except OSError as error:
-                    zmqpush.say(f"{sink.name}: {error.strerror}; going on in the old file")
+                sink.reopen()
 
     loop.add_signal_handler(signal.SIGINT, on_signal, signal.SIGINT)
     loop.add_signal_handler(signal.SIGTERM, on_signal, signal.SIGTERM)

@@ -500,7 +500,7 @@ class Stdin:
             fcntl.fcntl(0, F_SETPIPE_SZ, PIPE_SIZE)
 
     async def gather(self, pause_s: float) -> None:
-        """Let input come for so long; what comes does not wake us."""
+        """Let input come for so long, if at all; what comes does not wake us."""
         if pause_s > 0 and not self.always_ready:
             self._loop.remove_reader(self._epoll.fileno())
             await asyncio.sleep(pause_s)
@@ -1125,8 +1125,7 @@ class Spool(Backlog):
         self._fresh: list[Finished] = []  # chunks of ours that are not synced
         self._again: list[Finished] = []  # of a damaged file, to append to another; the last first
         self._synced = 0  # number of our last one that is
-        self._saving: asyncio.Future[None] | None = None  # what was put last, if that was much
-        self._put_size = 0  # bytes of it
+        self._put_size = 0  # bytes that were put at a time
         self._synced_at = 0.0
         self._sync_s = 0.0  # how long it took
         self._loaded: collections.deque[Finished] = collections.deque()
@@ -1146,37 +1145,27 @@ class Spool(Backlog):
     # what stdin_queuer and omprog_queuer call
 
     async def put(self, lines: bytes) -> None:
-        """Journal `lines`, read just now; where that cannot be, wait until it can.
-
-        Much is synced while the next is read; when nothing comes, this waits for it.
-        """
-        if not lines and not self._saving:
+        """Journal `lines`, read just now; where that cannot be, wait until it can."""
+        if not lines:
             return
-        chunk = self._finished(lines) if lines else None
-        self.unsaved = chunk.count() if chunk else 0
-        while True:
+        form = self._form
+        messages = form.messages(lines, self._now_ms())
+        count = len(messages) if form.batch == 1 else lines.count(b"\n")
+        chunk = Finished(b"\n".join(messages), count, form.batch, messages)
+        self.unsaved = count
+        while self.unsaved or self._fresh or self._again:
             try:
-                await self.safe()  # what was put before
-                if chunk and self.unsaved:
+                if self.unsaved:
                     self._append(chunk)
-                    self.unsaved, self._put_size = 0, chunk.size
-                if self._put_size < Pace.GATHERED:
-                    await self._save()
-                elif chunk:
-                    self._saving = asyncio.ensure_future(self._save())
-                break
+                self.unsaved = 0
+                await self.safe()
             except (OSError, sqlite3.Error) as error:
                 if not self._told:
                     say(f"cannot write to the spool: {reason(error)}; reading on when that is over")
                 self._told = True
                 await asyncio.sleep(SPOOL_RETRY_S)
                 self._forget_what_left()  # which may have failed as well
-
-    def _finished(self, lines: bytes) -> Finished:
-        form = self._form
-        messages = form.messages(lines, self._now_ms())
-        count = len(messages) if form.batch == 1 else lines.count(b"\n")
-        return Finished(b"\n".join(messages), count, form.batch, messages)
+        self._put_size = chunk.size
 
     def rest_s(self) -> float:
         """How long what comes next may gather, to share a sync, before it is put."""
@@ -1203,12 +1192,6 @@ class Spool(Backlog):
 
     async def safe(self) -> None:
         """Return when all that was put is on the disk. Raises OSError and sqlite3.Error."""
-        saving, self._saving = self._saving, None
-        if saving:
-            await saving
-        await self._save()
-
-    async def _save(self) -> None:
         self._renew()
         if not self._fresh:
             return
@@ -1219,7 +1202,7 @@ class Spool(Backlog):
         self._synced_at = time.monotonic()
         await asyncio.get_running_loop().run_in_executor(None, own.sync)
         if own.closed:  # meanwhile it was found to be damaged
-            await self._save()
+            await self.safe()
         else:
             self._now_synced()
 
@@ -1474,8 +1457,6 @@ class Spool(Backlog):
 
     def close(self, delivered: bool) -> None:
         """Everything was `delivered`, or nobody tries any longer."""
-        if self._saving:  # the event loop would complain of an error that nobody asks for
-            self._saving.add_done_callback(lambda saving: saving.cancelled() or saving.exception())
         self._forget(0 if delivered else self._held())
         if not delivered:
             self._keep_in_place()

@@ -612,9 +612,9 @@ class Place:
     def wait_for(self, count: int, deadline_s: float = DEADLINE_S) -> None:
         wait_until(lambda: self.count() >= count, f"{count} events", deadline_s)
 
-    def wait_for_more(self, count: int) -> None:
-        """Wait for at least one more, and so many in all."""
-        self.wait_for(max(self.count() + 1, count))
+    def wait_for_more(self, count: int, of: list[str]) -> None:
+        """Wait for at least one more, and so many in all; not if all have come."""
+        self.wait_for(min(max(self.count() + 1, count), len(of)))
 
 
 class InFile(Place):
@@ -774,37 +774,44 @@ def test_sink_that_cannot_sync_has_not_kept_anything(
     assert (tmp_path / "events").read_bytes() == b'{"n":1}\n' * 2
 
 
-def test_file_that_is_renamed_while_it_is_synced_is_synced_before_the_next_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fails", [False, True], ids=["", "in vain"])
+def test_file_that_is_renamed_while_it_is_synced_is_left_when_that_has_ended(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sync is under way on a thread, or has not begun; what it was for is in the old file."""
-    path = tmp_path / "events"
+    """What a sync in vain was for is written again, to the new file."""
+    path, old = tmp_path / "events", tmp_path / "old"
     offers = [zmqpull.Offer(b"peer", ALICE, n, 1, [b'{"n":%d}' % n]) for n in (1, 2)]
     synced: list[int] = []  # inodes
     begun, go_on = threading.Event(), threading.Event()
 
     def sync(descriptor: int) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            begun.set()
-            assert go_on.wait(DEADLINE_S)
         synced.append(os.fstat(descriptor).st_ino)
+        begun.set()
+        assert go_on.wait(DEADLINE_S)
+        if fails and len(synced) == 1:
+            _fail_to_sync(descriptor)
 
     async def rotate() -> None:
         sink = zmqpull.File(str(path))
         keeping = asyncio.ensure_future(sink.keep(offers[:1]))
         await asyncio.get_running_loop().run_in_executor(None, begun.wait)
-        path.rename(tmp_path / "old")
+        path.rename(old)
         sink.reopen()
-        assert synced == [(tmp_path / "old").stat().st_ino]
+        assert not path.exists()
         go_on.set()
-        assert await keeping == {ALICE: 1}
+        if fails:
+            with pytest.raises(zmqpull.Trouble):
+                await keeping
+            assert await sink.keep(offers[:1]) == {ALICE: 1}
+        else:
+            assert await keeping == {ALICE: 1}
         assert await sink.keep(offers[1:]) == {ALICE: 2}
 
     monkeypatch.setattr(os, "fsync", sync)
     asyncio.run(rotate())
-    assert synced[-1] == path.stat().st_ino
-    assert (tmp_path / "old").read_bytes() == b'{"n":1}\n'
-    assert path.read_bytes() == b'{"n":2}\n'
+    assert synced == [file.stat().st_ino for file in ((old, path, path) if fails else (old, path))]
+    assert old.read_bytes() == b'{"n":1}\n'
+    assert path.read_bytes() == (b'{"n":1}\n' if fails else b"") + b'{"n":2}\n'
 
 
 def _fail_to_sync(descriptor: int) -> None:
@@ -953,18 +960,20 @@ def trouble(result: Result) -> str:
 
 
 class Feeder(threading.Thread):
-    """Writes into a shipper's standard input as fast as it is read, and ends it."""
+    """Writes into a shipper's standard input as fast as it is read, and ends it if told so."""
 
-    def __init__(self, shipper: Shipper, data: bytes) -> None:
+    def __init__(self, shipper: Shipper, data: bytes, ends: bool = True) -> None:
         super().__init__(daemon=True)
         self._shipper = shipper
         self._data = data
+        self._ends = ends
         self.start()
 
     def run(self) -> None:
         with contextlib.suppress(BrokenPipeError):
             self._shipper.write(self._data)
-            self._shipper.end_input()
+            if self._ends:
+                self._shipper.end_input()
 
 
 # ---- peers that are not ours ------------------------------------------------------------------
@@ -1608,7 +1617,7 @@ def test_collector_that_is_killed_again_and_again_loses_nothing(
     expected = texts(200_000, size=50)
     Feeder(shipper, as_input(expected))
     for count in (10_000, 20_000, 30_000):
-        place.wait_for_more(count)
+        place.wait_for_more(count, of=expected)
         kill(collector)
         collector = pull(endpoint, *place.options)
     result = shipper.finish()
@@ -1630,7 +1639,7 @@ def test_collector_that_ends_in_an_orderly_manner_repeats_nothing_in_a_file(
     expected = texts(400_000, size=50)
     Feeder(shipper, as_input(expected))
     for count in (10_000, 20_000, 30_000):
-        place.wait_for_more(count)
+        place.wait_for_more(count, of=expected)
         assert re.fullmatch(r"zmqpull\.py: \d+ events written\n", end(collector))
         collector = pull(endpoint, *place.options)
     result = shipper.finish()
@@ -1713,10 +1722,10 @@ def test_shipper_that_is_killed_with_a_spool_loses_and_repeats_nothing(
         wait_until_read(shipper)
         if start == 80_000:
             pull(endpoint, *place.options)
-            wait_until(lambda: 0 < place.count() < len(expected), "under way")
+            place.wait_for(1)
         kill(shipper)
     shipper = ship(*options)
-    place.wait_for_more(30_000)
+    place.wait_for_more(30_000, of=expected)
     kill(shipper)
     result = ship(*options).finish(as_input(["the last one"]))
     assert result.status == 0
@@ -1739,7 +1748,7 @@ def test_both_are_killed_again_and_again(tmp_path: Path, pull: Ship, ship: Ship)
     wait_until_read(shipper)
     collector = pull(endpoint, *place.options)
     for count in (5000, 15_000, 25_000):
-        place.wait_for_more(count)
+        place.wait_for_more(count, of=expected)
         kill(shipper)
         kill(collector)
         collector = pull(endpoint, *place.options)
@@ -1758,10 +1767,12 @@ def test_record_that_is_wiped_stops_and_loses_nothing(
     pull(endpoint, *place.options)
     shipper = ship("--ack", "-c", endpoint, program=hasty)
     expected = texts(200_000, size=50)
-    Feeder(shipper, as_input(expected))
-    for count in (10_000, 30_000):
-        place.wait_for_more(count)
+    for start in (0, 100_000):
+        before = place.count()
+        feeder = Feeder(shipper, as_input(expected[start : start + 100_000]), ends=False)
+        place.wait_for(before + 10_000)
         assert place.wipe_records() == 1
+        feeder.join()
     result = shipper.finish()
     assert list(dict.fromkeys(place.messages())) == expected
     assert (result.status, result.processed) == (0, len(expected))

@@ -753,6 +753,24 @@ def test_sighup_opens_the_files_anew_and_no_event_is_lost_or_torn(
         assert [line for part in parts for line in lines_in(part)] == numbered(count)
 
 
+@pytest.mark.long
+def test_sighup_leaves_a_full_fifo_alone(pull: Pull, push: Push, tmp_path: Path) -> None:
+    count, fifo = 10_000, tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb") as reading:
+        puller = pull("-o", str(fifo), "-n", str(count))
+        sender = push(puller.endpoint)
+        streaming = threading.Thread(target=send, args=(sender, numbered(count)))
+        streaming.start()
+        wait_until(lambda: sleeps(puller.pid, 0.1), "the FIFO is full")
+        puller.signal(signal.SIGHUP)
+        assert puller.counters()[2] > 0
+        os.set_blocking(reading.fileno(), True)
+        assert [reading.readline() for _ in range(count)] == [e + b"\n" for e in numbered(count)]
+    streaming.join()
+    assert puller.end()[-1] == f"{count} events written"
+
+
 def test_a_file_that_cannot_be_opened_anew_is_said_and_the_old_one_goes_on(
     pull: Pull, push: Push, tmp_path: Path
 ) -> None:
