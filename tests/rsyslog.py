@@ -125,10 +125,12 @@ input(type="imuxsock" Socket="{socket_path}")
     def _runs(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def has_crashed(self) -> bool:
-        """Whether it was ended by a fault of its own."""
+    def has_crashed(self, within_s: float = 0.0) -> bool:
+        """Whether it is ended, or is so soon, by a fault of its own."""
         assert self.process
-        return self.process.poll() == -signal.SIGSEGV
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(within_s)
+        return self.process.returncode in (-signal.SIGSEGV, -signal.SIGABRT)
 
     def _is_ready(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:

@@ -1154,7 +1154,7 @@ QUEUE = """queue.filename="ship" queue.size="200000" queue.timeoutEnqueue="60000
          queue.saveOnShutdown="on" queue.timeoutActionCompletion="10000" closeTimeout="2000"
          queue.workerThreads="{workers}" queue.workerThreadMinimumMessages="100" """
 BURST = 1000  # messages
-DRAINED_S = 300.0
+DRAINED_S = 80.0
 MOST_CRASHES = 3  # of rsyslogd
 # Messages that may come again after a kill: SNDHWM and what libzmq writes at once; and what
 # rsyslog repeats, a batch.
@@ -1168,11 +1168,20 @@ def send_to(pids: list[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+class RsyslogdHangs(Exception):
+    """It has something for programs, and asks none."""
+
+
+class ProgramHangs(Exception):
+    """It did not answer; one that was started anew did."""
+
+
 class Chaos:
     """Numbers are logged while programs are killed, and everyone else is stopped and goes on.
 
-    rsyslogd 8.2302 sometimes crashes then (SIGSEGV in a worker of its disk-assisted queue), and
-    loses what it had in memory. That is its own fault: it is started again, and all begins anew.
+    rsyslogd 8.2302 sometimes crashes then (SIGSEGV in a worker of its disk-assisted queue, a double
+    free), or hangs, and loses what it had in memory. That is its own fault: it is started again,
+    and all begins anew.
     """
 
     def __init__(self, rsyslogd: Logger, printer: Printer, is_rude: bool, seed: int) -> None:
@@ -1191,16 +1200,32 @@ class Chaos:
         for _ in range(MOST_CRASHES):
             try:
                 self._run(count, kills)
-                self._rsyslogd.wait_until_drained(DRAINED_S)
+                self._wait_until_drained()
                 return
+            except RsyslogdHangs:
+                self._rsyslogd.kill()
             except (AssertionError, OSError):
-                if not self._rsyslogd.has_crashed():
+                if not self._rsyslogd.has_crashed(within_s=5):
                     raise
             self._begin_anew()
         raise AssertionError("rsyslogd crashes all the time")
 
+    def _wait_until_drained(self) -> None:
+        """Where that takes too long, new programs tell who is stuck: an old one, or rsyslogd."""
+        try:
+            self._rsyslogd.wait_until_drained(DRAINED_S)
+            return
+        except AssertionError:
+            if self._rsyslogd.has_crashed(within_s=5):
+                raise
+        send_to(self._rsyslogd.programs(), signal.SIGKILL)
+        with contextlib.suppress(AssertionError):
+            self._rsyslogd.wait_until_drained(DRAINED_S)
+            raise ProgramHangs
+        raise RsyslogdHangs
+
     def _begin_anew(self) -> None:
-        print("rsyslogd has crashed by itself: once more")
+        print("rsyslogd has crashed by itself, or hangs: once more")
         self._printer.go_on()
         self._rsyslogd.wait_for_programs()
         for file in self._rsyslogd.folder.glob("ship.*"):
@@ -1252,7 +1277,7 @@ class Chaos:
         rsyslogd = self._rsyslogd
         if not self._is_rude:
             self.log(BURST)  # to which the last program that was killed is missed
-            rsyslogd.wait_until_drained(DRAINED_S)
+            self._wait_until_drained()
         programs = rsyslogd.programs()
         send_to(programs, signal.SIGSTOP)
         self.log(BURST)
