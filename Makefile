@@ -46,7 +46,7 @@ chaos: .venv/.made debian  ## kill, stop and cut off everything at random for MI
 		.venv/bin/python -m pytest -s tests/test_chaos.py -k whatever
 
 bench: .venv/.made debian  ## measure it beside rsyslog and C
-	.venv/bin/python tests/bench/bench.py
+	.venv/bin/python -m tests.bench.bench
 
 lint: .venv/.made  ## check style and types
 	.venv/bin/ruff check $(SOURCES)

@@ -35,23 +35,17 @@ from typing import Any
 
 import pytest
 import zmq
-from conftest import (
-    DEADLINE_S,
-    TOP,
-    Result,
-    Shipper,
-    proc_status,
-    strict_json,
-    wait_until,
-    wait_until_stopped,
-)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
-from rsyslog import free_endpoint, unread
 
 import zmqpull
 import zmqpush
+from tests.support.collector import strict_json
+from tests.support.net import free_endpoint, unread
+from tests.support.proc import proc_status, wait_until_stopped
+from tests.support.programs import TOP, Result, Shipper
+from tests.support.waiting import DEADLINE_S, wait_until
 
 Ship = Callable[..., Shipper]
 

@@ -52,12 +52,15 @@ from typing import Any, NamedTuple
 
 import pytest
 import redis
-from conftest import DEADLINE_S, Shipper, strict_json, wait_until
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from rsyslog import TEMPLATE, Rsyslogd, free_endpoint, install_program, unread
 
 import zmqpull
+from tests.support.collector import strict_json
+from tests.support.net import free_endpoint, unread
+from tests.support.programs import Shipper
+from tests.support.rsyslog import TEMPLATE, Rsyslogd, install_program
+from tests.support.waiting import DEADLINE_S, wait_until
 
 SEED = int(os.environ.get("CHAOS_SEED") or 4)
 MINUTES = float(os.environ.get("CHAOS_MINUTES") or 2)  # of chaos, half of them into each store

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE_S, TOP, Collector, Result, Shipper, wait_until
 
 import zmqpush
+from tests.support.collector import Collector
+from tests.support.programs import TOP, Result, Shipper
+from tests.support.waiting import DEADLINE_S, wait_until
 
 Ship = Callable[..., Shipper]
 Capture = pytest.CaptureFixture[str]

@@ -29,20 +29,16 @@ from typing import Any
 
 import pytest
 import zmq
-from conftest import (
-    DEADLINE_S,
-    TOP,
-    Collector,
-    Shipper,
-    proc_status,
-    wait_until,
-    wait_until_stopped,
-)
+
+from tests.support.collector import Collector
+from tests.support.proc import proc_status, wait_until_stopped
+from tests.support.programs import TOP, Shipper
+from tests.support.waiting import DEADLINE_S, wait_until
 
 Ship = Callable[..., Shipper]
 Collect = Callable[..., Collector]
 
-PRINTER = TOP / "tests" / "pull_printer.py"
+PRINTER = TOP / "tests" / "support" / "pull_printer.py"
 
 
 # ---- what the tests look at -------------------------------------------------------------------
@@ -186,7 +182,7 @@ def python_by(directory: Path, command: str) -> str:
 
 
 class Printer:
-    """tests/pull_printer.py: a collector that can be stopped and killed."""
+    """tests/support/pull_printer.py: a collector that can be stopped and killed."""
 
     def __init__(self, endpoint: str, *within: str) -> None:
         self.process = subprocess.Popen(

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from conftest import strict_json
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import zmqpush
+from tests.support.collector import strict_json
 
 PID = 19863
 PLAIN = {"type": "syslog", "@pid": PID}

@@ -24,17 +24,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import (
-    DEADLINE_S,
-    TOP,
-    Collector,
-    Shipper,
-    proc_status,
-    wait_until,
-    wait_until_stopped,
-)
 
 import zmqpush
+from tests.support.collector import Collector
+from tests.support.proc import proc_status, wait_until_stopped
+from tests.support.programs import TOP, Shipper
+from tests.support.waiting import DEADLINE_S, wait_until
 
 Ship = Callable[..., Shipper]
 

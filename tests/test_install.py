@@ -13,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, TOP, Collector, Result, Shipper
 
 import zmqpush
+from tests.support.collector import Collector
+from tests.support.programs import TOP, Result, Shipper
+from tests.support.waiting import DEADLINE_S
 
 Ship = Callable[..., Shipper]
 

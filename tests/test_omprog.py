@@ -28,8 +28,12 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, TOP, Collector, Result, Shipper, strict_json, wait_until
-from rsyslog import TEMPLATE, Receiver, Rsyslogd, free_endpoint, install_program
+
+from tests.support.collector import Collector, strict_json
+from tests.support.net import free_endpoint
+from tests.support.programs import TOP, Result, Shipper
+from tests.support.rsyslog import TEMPLATE, Receiver, Rsyslogd, install_program
+from tests.support.waiting import DEADLINE_S, wait_until
 
 Ship = Callable[..., Shipper]
 Collect = Callable[..., Collector]
@@ -1080,13 +1084,18 @@ def test_programs_of_a_killed_rsyslogd_end(
 
 
 class Printer:
-    """tests/pull_printer.py: a collector that can be stopped, and goes on."""
+    """tests/support/pull_printer.py: a collector that can be stopped, and goes on."""
 
     def __init__(self, folder: Path) -> None:
         self._printed = folder / "printed"
         with open(self._printed, "wb") as printed:
             self.process = subprocess.Popen(
-                [sys.executable, TOP / "tests" / "pull_printer.py", "--bind", "tcp://127.0.0.1:*"],
+                [
+                    sys.executable,
+                    TOP / "tests" / "support" / "pull_printer.py",
+                    "--bind",
+                    "tcp://127.0.0.1:*",
+                ],
                 stdout=printed,
                 stderr=subprocess.PIPE,
             )

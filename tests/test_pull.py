@@ -33,13 +33,17 @@ from typing import Any
 import pytest
 import redis
 import zmq
-from conftest import DEADLINE_S, Collector, Shipper, proc_status, strict_json, wait_until
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from rsyslog import Rsyslogd, free_endpoint
 
 import zmqpull
 import zmqpush
+from tests.support.collector import Collector, strict_json
+from tests.support.net import free_endpoint
+from tests.support.proc import proc_status
+from tests.support.programs import Shipper
+from tests.support.rsyslog import Rsyslogd
+from tests.support.waiting import DEADLINE_S, wait_until
 
 Ship = Callable[..., Shipper]
 Capture = pytest.CaptureFixture[str]

@@ -16,10 +16,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, TOP, strict_json, wait_until
 
 import zmqpull
 import zmqpush
+from tests.support.collector import strict_json
+from tests.support.programs import TOP
+from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.long
 
@@ -32,7 +34,7 @@ export PATH="{Path(sys.executable).parent}:/usr/local/bin:$PATH"
 (cd "{TOP}" && %s)
 """
 PRINTER = f"""
-"{sys.executable}" "{TOP}/tests/pull_printer.py" >arrived 2>printer & printer=$!
+"{sys.executable}" "{TOP}/tests/support/pull_printer.py" >arrived 2>printer & printer=$!
 disown
 trap 'kill $printer' EXIT
 until [ -s printer ]; do sleep 0.01; done

@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Collector, strict_json, wait_until
-from rsyslog import TEMPLATE, Receiver, Rsyslogd, install_program
+
+from tests.support.collector import Collector, strict_json
+from tests.support.rsyslog import TEMPLATE, Receiver, Rsyslogd, install_program
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 

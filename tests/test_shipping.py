@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from conftest import Collector, Shipper
+from tests.support.collector import Collector
+from tests.support.programs import Shipper
 
 
 def test_every_line_is_an_event_and_the_summary_counts_them(

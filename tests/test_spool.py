@@ -30,17 +30,13 @@ from typing import Any, NamedTuple
 import pytest
 import zmq
 import zmq.utils.monitor
-from conftest import (
-    DEADLINE_S,
-    Collector,
-    Result,
-    Shipper,
-    proc_status,
-    strict_json,
-    wait_until,
-    wait_until_stopped,
-)
-from test_delivery import (
+
+import zmqpush
+from tests.support.collector import Collector, strict_json
+from tests.support.proc import proc_status, wait_until_stopped
+from tests.support.programs import Result, Shipper
+from tests.support.waiting import DEADLINE_S, wait_until
+from tests.test_delivery import (
     fill,
     lines,
     python_by,
@@ -51,8 +47,6 @@ from test_delivery import (
     wait_until_read,
     waiting_in,
 )
-
-import zmqpush
 
 Ship = Callable[..., Shipper]
 Collect = Callable[..., Collector]

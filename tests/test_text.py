@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 import zmq
-from conftest import DEADLINE_S, Collector, Shipper, strict_json, wait_until
+
+from tests.support.collector import Collector, strict_json
+from tests.support.programs import Shipper
+from tests.support.waiting import DEADLINE_S, wait_until
 
 Ship = Callable[..., Shipper]
 

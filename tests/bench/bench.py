@@ -1,6 +1,6 @@
 """Measure zmqpush beside rsyslog, C and the classic way, on this machine, in one run.
 
-    python tests/bench/bench.py [--runs 5] [--lines 1000000] [--only SECTION ...]
+    python -m tests.bench.bench [--runs 5] [--lines 1000000] [--only SECTION ...]
 
 Everybody sends the same events from the same input to the same C sink, and collectors are all sent
 them by the same C program. First it is checked that all shippers deliver what they are given; then
@@ -19,16 +19,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import omprog_sections
-import pull_sections
-import report
-import sections
-import spool_sections
-from check import check
-from inputs import make_inputs
-from measure import BenchError, say
-from peers import BENCH, build, make_peers
-from sections import Bench
+from tests.bench import omprog_sections, pull_sections, report, sections, spool_sections
+from tests.bench.check import check
+from tests.bench.inputs import make_inputs
+from tests.bench.measure import BenchError, say
+from tests.bench.peers import BENCH, build, make_peers
+from tests.bench.sections import Bench
 
 RUNS = 5
 LINES = 1_000_000
@@ -83,7 +79,7 @@ def measure(options: argparse.Namespace) -> None:
             texts.append(report.render(SECTIONS[section](bench)))
             print(texts[-1], flush=True)
     if full:
-        command = f"python tests/bench/bench.py --runs {options.runs} --lines {options.lines}"
+        command = f"python -m tests.bench.bench --runs {options.runs} --lines {options.lines}"
         FIGURES.write_text("\n".join([report.preamble(command, machine), *texts]))
 
 

@@ -11,9 +11,10 @@ import json
 from collections.abc import Iterator
 
 import zmq
-from inputs import Input
-from measure import BenchError
-from peers import BATCH, Peer, Tools
+
+from tests.bench.inputs import Input
+from tests.bench.measure import BenchError
+from tests.bench.peers import BATCH, Peer, Tools
 
 PATIENCE_MS = 30_000
 #: How long a surplus event may be on its way to us when its sender has ended.

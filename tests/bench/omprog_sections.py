@@ -24,8 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Callable
 
-import report
-from measure import (
+from tests.bench import report
+from tests.bench.measure import (
     LOOK_EVERY_S,
     PATIENCE_S,
     BenchError,
@@ -37,9 +37,9 @@ from measure import (
     settle,
     sync_rate,
 )
-from peers import BENCH, ZMQPUSH, Sink, explained_by, find_rsyslogd
-from report import Section, at_least, at_most
-from sections import QUIET_S, SETTLE_AT_MOST_S, Bench, write_paced
+from tests.bench.peers import BENCH, ZMQPUSH, Sink, explained_by, find_rsyslogd
+from tests.bench.report import Section, at_least, at_most
+from tests.bench.sections import QUIET_S, SETTLE_AT_MOST_S, Bench, write_paced
 
 MARK = b"mark"
 #: The first, that finds the program up, and the last.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from measure import BenchError, Child
+from tests.bench.measure import BenchError, Child
 
 BENCH = Path(__file__).resolve().parent
 ZMQPUSH = BENCH.parent.parent / "zmqpush.py"

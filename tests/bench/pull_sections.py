@@ -23,10 +23,20 @@ from pathlib import Path
 from typing import Any, Callable
 
 import redis
-import report
-from inputs import Input
-from measure import LOOK_EVERY_S, PATIENCE_S, BenchError, Child, cpu_ns, interleave, median, settle
-from peers import (
+
+from tests.bench import report
+from tests.bench.inputs import Input
+from tests.bench.measure import (
+    LOOK_EVERY_S,
+    PATIENCE_S,
+    BenchError,
+    Child,
+    cpu_ns,
+    interleave,
+    median,
+    settle,
+)
+from tests.bench.peers import (
     BATCH,
     BENCH,
     ZMQPUSH,
@@ -38,9 +48,9 @@ from peers import (
     find_rsyslogd,
     nobody_listens,
 )
-from report import Row, Section, at_least
-from sections import QUIET_S, SETTLE_AT_MOST_S, Bench, write_paced
-from spool_sections import disk_speed
+from tests.bench.report import Row, Section, at_least
+from tests.bench.sections import QUIET_S, SETTLE_AT_MOST_S, Bench, write_paced
+from tests.bench.spool_sections import disk_speed
 
 ZMQPULL = (sys.executable, str(BENCH.parent.parent / "zmqpull.py"), "--quiet")
 ZMQPUSH_QUIET = (sys.executable, str(ZMQPUSH), "--quiet")

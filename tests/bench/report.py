@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Callable
 
 import zmq
-from peers import Tools, find_rsyslogd
+
+from tests.bench.peers import Tools, find_rsyslogd
 
 #: A difference smaller than this is none: the medians of two benches of the same program on
 #: a quiet machine differ by as much. It counts where a target is to be no worse than

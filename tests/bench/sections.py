@@ -21,9 +21,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Callable
 
-import report
-from inputs import Input
-from measure import (
+from tests.bench import report
+from tests.bench.inputs import Input
+from tests.bench.measure import (
     LOOK_EVERY_S,
     Child,
     cpu_ns,
@@ -34,8 +34,18 @@ from measure import (
     settle,
     wake_ups,
 )
-from peers import Delivery, Peer, Peers, Sink, StdinPeer, Tools, cat, deliver, nobody_listens
-from report import NOISE, Row, Section, at_least, at_most
+from tests.bench.peers import (
+    Delivery,
+    Peer,
+    Peers,
+    Sink,
+    StdinPeer,
+    Tools,
+    cat,
+    deliver,
+    nobody_listens,
+)
+from tests.bench.report import NOISE, Row, Section, at_least, at_most
 
 SLOW_SINK_RATE = 200_000
 IDLE_S = 10.0

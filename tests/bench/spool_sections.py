@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Callable
 
-import report
-from measure import interleave, median, sync_rate
-from peers import BATCH
-from report import Row, Section, at_least
-from sections import Bench, build_and_drain, deliver_share, spread
+from tests.bench import report
+from tests.bench.measure import interleave, median, sync_rate
+from tests.bench.peers import BATCH
+from tests.bench.report import Row, Section, at_least
+from tests.bench.sections import Bench, build_and_drain, deliver_share, spread
 
 #: The backlog grows with --lines, to 500 MB for a million of them. It is built less often than
 #: the rest is done: what it is about differs little from run to run.

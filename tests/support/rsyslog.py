@@ -8,19 +8,19 @@ belong: that stands for the control group of a systemd unit.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, TOP, wait_until
+
+from tests.support.net import free_endpoint, untaken
+from tests.support.programs import TOP
+from tests.support.waiting import DEADLINE_S, wait_until
 
 SBIN = "/usr/sbin"  # is not on every user's PATH
 TEMPLATE = "RSYSLOG_SyslogProtocol23Format"  # of rsyslog: RFC 5424
@@ -34,17 +34,6 @@ def find_rsyslogd() -> str:
     return found
 
 
-def free_endpoint() -> str:
-    """A TCP endpoint that nobody else takes, even while nobody listens there.
-
-    The address, of the loopback net, is made of our pid, so that no other test run has it.
-    """
-    pid = os.getpid()
-    host = f"127.{1 + (pid >> 16 & 0x7F)}.{pid >> 8 & 0xFF}.{pid & 0xFF}"
-    with socket.create_server((host, 0)) as probe:
-        return f"tcp://{host}:{probe.getsockname()[1]}"
-
-
 def install_program(folder: Path) -> Path:
     """A zmqpush.py in `folder` that is the checkout's, run by the Python that runs the tests.
 
@@ -54,18 +43,6 @@ def install_program(folder: Path) -> Path:
     program.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{TOP / 'zmqpush.py'}' \"$@\"\n")
     program.chmod(0o755)
     return program
-
-
-def unread(pipe: int) -> int:
-    """The bytes in a pipe, seen from either end (pipe(7))."""
-    held = fcntl.ioctl(pipe, termios.FIONREAD, struct.pack("i", 0))
-    return int(struct.unpack("i", held)[0])
-
-
-def untaken(sender: socket.socket) -> int:
-    """The bytes (and what the kernel adds to them) that the other side has not read yet."""
-    queued = fcntl.ioctl(sender, termios.TIOCOUTQ, struct.pack("i", 0))
-    return int(struct.unpack("i", queued)[0])
 
 
 class Rsyslogd:

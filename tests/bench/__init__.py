@@ -1,0 +1,1 @@
+"""The bench: the programs side by side with their peers, in one run."""
