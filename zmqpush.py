@@ -2414,8 +2414,36 @@ class Parser(argparse.ArgumentParser):
             self._place = f"environment variable {variable}: "
             said.update(vars(self.parse_args(self._words(action, os.environ.get(variable, "")))))
         self._place = ""
-        said.update(vars(self.parse_args(arguments)))
+        said.update(vars(self.parse_args(self._without_empty(arguments))))
         return argparse.Namespace(**said)
+
+    def _without_empty(self, words: list[str]) -> list[str]:
+        """`words` without the empty ones that would be positional arguments.
+
+        rsyslog 8.2608 passes one for a blank at the end of `binary="…"`. An option's empty value
+        stays what it is.
+        """
+        kept: list[str] = []
+        is_value = only_positional = False
+        for word in words:
+            if word or is_value:
+                kept.append(word)
+            is_value = not (is_value or only_positional) and self._takes_next(word)
+            only_positional = only_positional or word == "--"
+        return kept
+
+    def _takes_next(self, word: str) -> bool:
+        """Whether the word after `word` is the value of an option: `--batch`, `-c` or `-qc`."""
+        actions = self._option_string_actions
+        if word in actions:
+            return actions[word].nargs is None
+        if word.startswith("--") or not word.startswith("-"):
+            return False
+        for at, letter in enumerate(word[1:], 2):
+            action = actions.get(f"-{letter}")
+            if action is None or action.nargs is None:
+                return action is not None and at == len(word)
+        return False
 
     def _words(self, action: argparse.Action, value: str) -> list[str]:
         """The words of a command line that say what the variable of `action` says."""
