@@ -7,7 +7,6 @@ What the shipper holds is told by the system: bytes in a pipe (FIONREAD), in a c
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import random
@@ -17,10 +16,8 @@ import shlex
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
-import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,154 +28,38 @@ import pytest
 import zmq
 
 from tests.support.collector import Collector
-from tests.support.proc import proc_status, wait_until_stopped
-from tests.support.programs import TOP, Shipper
+from tests.support.lines import fill, lines, text, wait_until_pipe_is_empty
+from tests.support.net import free_endpoint, kernel_holds
+from tests.support.proc import (
+    cpu_s,
+    has_signal,
+    memory,
+    wait_until_acts_on,
+    wait_until_asleep,
+    wait_until_at_rest,
+    wait_until_stopped,
+    wait_until_taken,
+    wakeups,
+)
+from tests.support.programs import PRINTER, Shipper, wait_until_connected, wait_until_read
+from tests.support.running import python_by
 from tests.support.waiting import DEADLINE_S, wait_until
 
 Ship = Callable[..., Shipper]
 Collect = Callable[..., Collector]
 
-PRINTER = TOP / "tests" / "support" / "pull_printer.py"
-
 
 # ---- what the tests look at -------------------------------------------------------------------
 
 
-def lines(count: int, size: int = 8, start: int = 0) -> list[bytes]:
-    """Numbered lines of `size` bytes, without their line ends."""
-    return [b"%0*d" % (size, number) for number in range(start, start + count)]
-
-
-def text(lines: list[bytes]) -> bytes:
-    return b"".join(line + b"\n" for line in lines)
-
-
-def memory(pid: int) -> int:
-    """Bytes of memory in use."""
-    return int(proc_status(pid, "VmRSS").split()[0]) * 1024
-
-
-def switches(pid: int) -> dict[int, int]:
-    """How often each thread was taken off the processor, because it waited or for another."""
-    counts = {}
-    for task in map(int, os.listdir(f"/proc/{pid}/task")):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-            voluntary = proc_status(pid, "voluntary_ctxt_switches", task)
-            counts[task] = int(voluntary) + int(
-                proc_status(pid, "nonvoluntary_ctxt_switches", task)
-            )
-    return counts
-
-
-def wakeups(pid: int, for_s: float) -> tuple[int, int]:
-    """How often the main thread, and all together, woke up in so many seconds."""
-    before = switches(pid)
-    time.sleep(for_s)
-    woken = {task: count - before.get(task, 0) for task, count in switches(pid).items()}
-    return woken[pid], sum(woken.values())
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time that it has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
-
-
-def wait_until_asleep(pid: int, for_s: float = 0.15) -> None:
-    """Wait until the main thread has slept that long without waking up: it has done its work."""
-
-    def slept() -> bool:
-        main, _ = wakeups(pid, for_s)
-        return not main and proc_status(pid, "State").startswith("S")
-
-    wait_until(slept, "asleep")
-
-
-def wait_until_at_rest(pid: int) -> None:
-    """Wait until no thread of it wakes up any more."""
-    wait_until(lambda: not wakeups(pid, 0.3)[1], "at rest")
-
-
-def waiting_in(descriptor: int) -> int:
-    """Bytes in a pipe, seen from either end."""
-    held: tuple[int] = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0" * 4))
-    return held[0]
-
-
-def wait_until_read(shipper: Shipper) -> None:
-    """Wait until it has taken all that was written, and has come to rest."""
-    assert shipper.process.stdin
-    descriptor = shipper.process.stdin.fileno()
-    wait_until(lambda: not waiting_in(descriptor), "the pipe is empty")
-    wait_until_asleep(shipper.pid)
-
-
-def wait_for_signals(shipper: Shipper, number: signal.Signals) -> None:
-    """Wait until it would act on that signal."""
-
-    def acts() -> bool:
-        bit = 1 << (number - 1)
-        caught = int(proc_status(shipper.pid, "SigCgt"), 16)
-        blocked = int(proc_status(shipper.pid, "SigBlk"), 16)
-        return bool(caught & bit and not blocked & bit)
-
-    wait_until(acts, f"acts on {number.name}")
-
-
-def wait_until_taken(shipper: Shipper, number: signal.Signals) -> None:
-    """Wait until it has taken a signal that was sent to it: a second one is then another one."""
-    bit = 1 << (number - 1)
-    wait_until(lambda: not int(proc_status(shipper.pid, "ShdPnd"), 16) & bit, "the signal is taken")
-
-
-def wait_until_connected(shipper: Shipper, count: int) -> None:
-    """Ask it for its counters until it says so. They are lines on stderr."""
-    wait_for_signals(shipper, signal.SIGUSR1)
-
-    def is_connected() -> bool:
-        shipper.signal(signal.SIGUSR1)
-        return shipper.read_stderr_line().endswith(f" {count} connected\n")
-
-    wait_until(is_connected, f"{count} connected")
-
-
-def kernel_holds(port: int) -> int:
-    """Bytes on their way to that TCP port, in the buffers of both ends."""
-    held = 0
-    tables = [Path("/proc/net", name).read_text() for name in ("tcp", "tcp6")]
-    for row in "".join(tables).splitlines():
-        if ":" not in row.split()[1]:
-            continue  # the heading
-        _, local, remote, state, queues, *_ = row.split()
-        sent, received = (int(queue, 16) for queue in queues.split(":"))
-        established = state == "01"
-        held += sent * (established and remote.endswith(f":{port:04X}"))
-        held += received * (established and local.endswith(f":{port:04X}"))
-    return held
-
-
-_addresses = itertools.count()
-
-
 @pytest.fixture
 def endpoint() -> str:
-    """Where nobody listens yet, nor will anybody else: on a loopback address of this test."""
-    serial = os.getpid() * 251 + next(_addresses)
-    address = f"127.{1 + serial // 62_500 % 250}.{serial // 250 % 250}.{1 + serial % 250}"
-    with socket.create_server((address, 0)) as server:
-        return f"tcp://{address}:{server.getsockname()[1]}"
+    """Where nobody listens yet, nor will anybody else."""
+    return free_endpoint()
 
 
 def host_of(endpoint: str) -> str:
     return endpoint[len("tcp://") :].rpartition(":")[0].strip("[]")
-
-
-def python_by(directory: Path, command: str) -> str:
-    """A program that runs Python by way of `command`, in the same process."""
-    path = directory / "python"
-    path.write_text(f'#!/bin/sh\nexec {command} {shlex.quote(sys.executable)} "$@"\n')
-    path.chmod(0o755)
-    return str(path)
 
 
 class Printer:
@@ -696,31 +577,6 @@ def test_without_a_collector_it_wakes_less_than_once_a_second(endpoint: str, shi
 # ---- memory, and the writer held back ---------------------------------------------------------
 
 
-def fill(shipper: Shipper, most: int) -> int:
-    """Write lines until `most` bytes are taken or nothing more is; return how many bytes were."""
-    assert shipper.process.stdin
-    descriptor = shipper.process.stdin.fileno()
-    block = text(lines(1000, size=99))
-    written = 0
-    os.set_blocking(descriptor, False)
-    try:
-        while written < most:
-            try:
-                written += os.write(descriptor, block[written % len(block) :])
-            except BlockingIOError:
-                if select.select([], [descriptor], [], 0.1)[1]:
-                    continue
-                held = waiting_in(descriptor)
-                wait_until_asleep(shipper.pid)
-                if waiting_in(descriptor) == held:
-                    return written
-        wait_until(lambda: not waiting_in(descriptor), "read")
-        wait_until_asleep(shipper.pid)
-    finally:
-        os.set_blocking(descriptor, True)
-    return written
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("write_size", [500, 1_000_000], ids=["small-writes", "large-writes"])
 def test_memory_grows_by_what_waits_and_comes_down_again(
@@ -1178,7 +1034,7 @@ def test_name_that_does_not_resolve_may_be_the_only_one(endpoint: str, ship: Shi
     wait_until_read(shipper)
     assert shipper.process.poll() is None
     shipper.signal(signal.SIGINT)
-    wait_until_taken(shipper, signal.SIGINT)
+    wait_until_taken(shipper.pid, signal.SIGINT)
     shipper.signal(signal.SIGINT)
     result = shipper.finish()
     assert result.status == 1
@@ -1216,10 +1072,9 @@ def test_sigint_takes_what_the_queue_limit_has_kept_out(
 ) -> None:
     shipper = ship("-c", endpoint, "--queue-limit", "64k")
     fill(shipper, 1_000_000)
-    wait_for_signals(shipper, signal.SIGINT)
+    wait_until_acts_on(shipper.pid, signal.SIGINT)
     shipper.signal(signal.SIGINT)
-    assert shipper.process.stdin
-    wait_until(lambda: not waiting_in(shipper.process.stdin.fileno()), "read")  # type: ignore[union-attr]
+    wait_until_pipe_is_empty(shipper)
     collector = collect(endpoint)
     result = shipper.finish()
     assert result.status == 0
@@ -1267,7 +1122,7 @@ def test_signal_leaves_two_seconds_for_delivery(endpoint: str, ship: Ship) -> No
         if not is_open:
             shipper.end_input()
     for shipper, number, _ in cases:
-        wait_for_signals(shipper, number)
+        wait_until_acts_on(shipper.pid, number)
         wait_until_asleep(shipper.pid, 0.05)
     begin = time.monotonic()
     for shipper, number, _ in cases:
@@ -1299,7 +1154,7 @@ def test_second_signal_stops_at_once(first: signal.Signals, endpoint: str, ship:
     shipper.write(text(lines(3000)))
     wait_until_read(shipper)
     shipper.signal(first)
-    wait_until_taken(shipper, first)
+    wait_until_taken(shipper.pid, first)
     wait_until_asleep(shipper.pid)  # it has acted on it: of two at once the last may be the first
     begin = time.monotonic()
     shipper.signal(signal.SIGINT)
@@ -1312,8 +1167,7 @@ def test_second_signal_stops_at_once(first: signal.Signals, endpoint: str, ship:
 
 def wait_for_first_lines(shipper: Shipper) -> None:
     """Wait until Python has come to our first lines, which hold signals back; not a moment more."""
-    bit = 1 << (signal.SIGTERM - 1)
-    while not any(int(proc_status(shipper.pid, name), 16) & bit for name in ("SigBlk", "SigCgt")):
+    while not any(has_signal(shipper.pid, name, signal.SIGTERM) for name in ("SigBlk", "SigCgt")):
         assert shipper.process.poll() is None
 
 
@@ -1361,13 +1215,13 @@ def test_peer_that_talks_nonsense_is_no_collector(nonsense: Nonsense, ship: Ship
     shipper = ship("-c", nonsense.endpoint)
     shipper.write(b"one\ntwo\nthree\n")
     wait_until(lambda: nonsense.connections, "connected")
-    wait_for_signals(shipper, signal.SIGINT)
+    wait_until_acts_on(shipper.pid, signal.SIGINT)
     cpu_before = cpu_s(shipper.pid)
     _, total = wakeups(shipper.pid, 0.5)
     assert total < 50
     assert cpu_s(shipper.pid) - cpu_before < 0.1
     shipper.signal(signal.SIGINT)
-    wait_until_taken(shipper, signal.SIGINT)
+    wait_until_taken(shipper.pid, signal.SIGINT)
     shipper.signal(signal.SIGINT)
     result = shipper.finish()
     assert (result.status, result.processed) == (1, 0)
