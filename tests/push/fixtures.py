@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import termios
@@ -9,6 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
+
+from tests.push.peers import HandmadePull, Printer, PullFrom, StartPrinter, host_of
+from tests.support.net import free_endpoint
+from tests.support.waiting import DEADLINE_S
 
 
 @pytest.fixture
@@ -39,3 +45,46 @@ def terminal() -> Iterator[tuple[int, int]]:
         os.close(user)
     except OSError:  # the test has hung up
         return
+
+
+@pytest.fixture
+def endpoint() -> str:
+    """Where nobody listens yet, nor will anybody else."""
+    return free_endpoint()
+
+
+@pytest.fixture
+def start_printer() -> Iterator[StartPrinter]:
+    """Starts collectors in processes of their own; all are killed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def start(endpoint: str, *within: str) -> Printer:
+            printer = Printer(endpoint, *within)
+            stack.callback(printer.kill)
+            return printer
+
+        yield start
+
+
+@pytest.fixture
+def handmade(endpoint: str) -> Iterator[HandmadePull]:
+    """A PULL peer by hand, which listens already."""
+    peer = HandmadePull(host_of(endpoint))
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def pull_from() -> Iterator[PullFrom]:
+    """Makes PULL sockets that connect."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+
+    def connect(endpoint: str) -> zmq.Socket[bytes]:
+        puller = context.socket(zmq.PULL)
+        puller.setsockopt(zmq.IPV6, 1)
+        puller.setsockopt(zmq.RCVTIMEO, int(DEADLINE_S * 1000))
+        puller.connect(endpoint)
+        return puller
+
+    yield connect
+    context.destroy(linger=0)
