@@ -34,6 +34,13 @@ def is_nonblocking(descriptor: int) -> bool:
     return bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_NONBLOCK)
 
 
+def summary_of(stdout: str) -> tuple[int, int]:
+    """The count and the pid in the summary, which is all of `stdout`."""
+    summary = SUMMARY.fullmatch(stdout)
+    assert summary, stdout
+    return int(summary[1]), int(summary[2])
+
+
 def program(endpoint: str) -> str:
     """The beginning of a script in which `zmqpush.py` is the program, connected to `endpoint`."""
     return f'zmqpush.py() {{ {ZMQPUSH} -c {endpoint} "$@"; }}; '

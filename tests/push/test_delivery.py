@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 
 from tests.push.peers import StartPrinter
 from tests.support.collector import Collector
-from tests.support.lines import lines, text
+from tests.support.lines import lines, text, written_in_background
 from tests.support.net import kernel_holds
 from tests.support.proc import memory, wait_until_asleep
 from tests.support.programs import Shipper, wait_until_connected, wait_until_read
@@ -84,16 +83,14 @@ def test_collector_that_stops_again_and_again_gets_everything_in_order(
     shipper = ship("-c", endpoint, "--format", "raw", "--sndhwm", "50")
     expected = lines(100_000, size=200)
     chance = random.Random(2120)
-    writing = threading.Thread(target=shipper.write, args=(text(expected),))
-    writing.start()
     received: list[bytes] = []
-    while len(received) < len(expected):
-        collector.signal(signal.SIGSTOP)
-        time.sleep(chance.random() * 0.02)
-        collector.signal(signal.SIGCONT)
-        upto = min(len(received) + chance.randrange(1, 20_000), len(expected)) - 1
-        received += collector.receive_until(expected[upto])
-    writing.join()
+    with written_in_background(shipper, text(expected)):
+        while len(received) < len(expected):
+            collector.signal(signal.SIGSTOP)
+            time.sleep(chance.random() * 0.02)
+            collector.signal(signal.SIGCONT)
+            upto = min(len(received) + chance.randrange(1, 20_000), len(expected)) - 1
+            received += collector.receive_until(expected[upto])
     assert received == expected
     assert shipper.finish().processed == len(expected)
 
@@ -148,15 +145,13 @@ def test_collector_that_comes_and_goes_gets_nothing_twice_or_out_of_order(
 ) -> None:
     shipper = ship("-c", endpoint, "--format", "raw")
     expected = lines(100_000, size=100)
-    writing = threading.Thread(target=shipper.write, args=(text(expected),))
-    writing.start()
     received: list[bytes] = []
-    for taken in (1, 10, 100, 1000, 5000, 10_000):
+    with written_in_background(shipper, text(expected)):
+        for taken in (1, 10, 100, 1000, 5000, 10_000):
+            collector = collect(endpoint)
+            received += collector.receive(taken)
+            collector.close()
         collector = collect(endpoint)
-        received += collector.receive(taken)
-        collector.close()
-    collector = collect(endpoint)
-    writing.join()
     # All the rest may have been in flight to a collector that was closed: send until one arrives.
     last = b"~"  # sorts after the numbers
     while received[-1] != last:
@@ -172,14 +167,12 @@ def test_slow_collector_gets_everything_in_order(collect: Collect, ship: Ship) -
     collector = collect(RCVHWM=10, RCVBUF=4096)
     shipper = ship("-c", collector.endpoint, "--format", "raw", "--sndhwm", "10")
     expected = lines(6000, size=2000)
-    writing = threading.Thread(target=shipper.write, args=(text(expected),))
-    writing.start()
     received: list[bytes] = []
     begin = time.monotonic()
-    while len(received) < len(expected):  # 5,000 a second
-        received += collector.receive(50)
-        time.sleep(max(0, begin + len(received) / 5000 - time.monotonic()))
-    writing.join()
+    with written_in_background(shipper, text(expected)):
+        while len(received) < len(expected):  # 5,000 a second
+            received += collector.receive(50)
+            time.sleep(max(0, begin + len(received) / 5000 - time.monotonic()))
     assert received == expected
     result = shipper.finish()
     assert (result.status, result.processed, result.stderr) == (0, 6000, "")
@@ -200,13 +193,11 @@ def test_empty_messages_keep_their_order_under_pressure(
     place = {"tcp": "tcp://127.0.0.1:*", "ipc": f"ipc://{tmp_path}/pull"}[transport]
     collector = collect(place, RCVHWM=1, RCVBUF=4096)
     shipper = ship("-c", collector.endpoint, "--format", "raw", "--sndhwm", "3")
-    writing = threading.Thread(target=shipper.write, args=(text(expected),))
-    writing.start()
     received: list[bytes] = []
-    while len(received) < len(expected):
-        received += collector.receive(min(1000, len(expected) - len(received)))
-        time.sleep(0.001)  # slower than we are
-    writing.join()
+    with written_in_background(shipper, text(expected)):
+        while len(received) < len(expected):
+            received += collector.receive(min(1000, len(expected) - len(received)))
+            time.sleep(0.001)  # slower than we are
     assert received == expected
     assert shipper.finish().processed == len(expected)
 

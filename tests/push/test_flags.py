@@ -6,14 +6,14 @@ import fcntl
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.push.inputs import SUMMARY, in_lines, is_nonblocking, numbers, reset, tcp_pair
+from tests.push.inputs import in_lines, is_nonblocking, numbers, reset, summary_of, tcp_pair
 from tests.support.collector import Collector
+from tests.support.lines import written_in_background
 from tests.support.net import NOBODY, unread
 from tests.support.proc import wait_until_acts_on, wait_until_taken
 from tests.support.programs import Shipper
@@ -114,14 +114,12 @@ def test_standard_output_that_shares_the_input_gets_its_summary(
         ours.settimeout(DEADLINE_S)
         summary = b"".join(iter(lambda: ours.recv(4096), b""))
     assert shipper.finish().status == 0
-    assert SUMMARY.fullmatch(summary.decode())
+    assert summary_of(summary.decode())
 
 
 def test_writer_that_blocks_on_a_full_pipe_is_let_go_on(collector: Collector, ship: Ship) -> None:
     shipper = ship("-c", collector.endpoint, "--format", "raw")
     data = in_lines(numbers(100_000))
-    writing = threading.Thread(target=shipper.write, args=(data,))
-    writing.start()
-    assert collector.receive(100_000) == data.split()
-    writing.join()
+    with written_in_background(shipper, data):
+        assert collector.receive(100_000) == data.split()
     assert shipper.finish().processed == 100_000

@@ -7,7 +7,6 @@ bytes in memory (VmRSS).
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 
 from tests.push.peers import HandmadePull
 from tests.support.collector import Collector
-from tests.support.lines import fill, lines, text
+from tests.support.lines import fill, filled, lines, text, written_in_background
 from tests.support.proc import memory, wait_until_asleep, wait_until_at_rest, wakeups
 from tests.support.programs import Shipper, wait_until_read
 
@@ -132,14 +131,10 @@ def test_queue_limit_holds_the_writer_back_and_lets_it_go_on(
     assert 1_000_000 < written < 2**20 + pipe + one_read + libzmq
     assert memory(shipper.pid) < 60e6
     rest = b"x" * 98 + b"\n"
-    writing = threading.Thread(target=shipper.write, args=(b"\n" + rest * 50_000,))
-    writing.start()
-    collector = collect(endpoint)
-    whole, part = divmod(written, 100)
-    received = collector.receive(whole + 1 + 50_000)
-    assert received[:whole] == (lines(1000, size=99) * (whole // 1000 + 1))[:whole]
-    assert len(received[whole]) == part
-    assert set(received[whole + 1 :]) == {rest[:-1]}
-    writing.join()
+    begin = filled(written)
+    with written_in_background(shipper, b"\n" + rest * 50_000):
+        received = collect(endpoint).receive(len(begin) + 50_000)
+    assert received[: len(begin)] == begin
+    assert set(received[len(begin) :]) == {rest[:-1]}
     result = shipper.finish()
     assert (result.status, result.processed, result.stderr) == (0, len(received), "")

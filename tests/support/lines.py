@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import threading
+from collections.abc import Callable, Iterator
 
 from tests.support.net import unread
 from tests.support.proc import wait_until_asleep
 from tests.support.programs import Shipper
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_S, wait_until
 
 
 def lines(count: int, size: int = 8, start: int = 0) -> list[bytes]:
@@ -28,17 +31,19 @@ def wait_until_pipe_is_empty(shipper: Shipper) -> None:
     wait_until(lambda: not unread(descriptor), "the pipe is empty")
 
 
+BLOCK = text(lines(1000, size=99))
+
+
 def fill(shipper: Shipper, most: int) -> int:
     """Write lines until `most` bytes are taken or nothing more is; return how many bytes were."""
     assert shipper.process.stdin
     descriptor = shipper.process.stdin.fileno()
-    block = text(lines(1000, size=99))
     written = 0
     os.set_blocking(descriptor, False)
     try:
         while written < most:
             try:
-                written += os.write(descriptor, block[written % len(block) :])
+                written += os.write(descriptor, BLOCK[written % len(BLOCK) :])
             except BlockingIOError:
                 if select.select([], [descriptor], [], 0.1)[1]:
                     continue
@@ -51,3 +56,33 @@ def fill(shipper: Shipper, most: int) -> int:
     finally:
         os.set_blocking(descriptor, True)
     return written
+
+
+def filled(written: int) -> list[bytes]:
+    """The lines of which `fill` has written so many bytes; the last one is not ended, or empty."""
+    return (BLOCK * (written // len(BLOCK) + 1))[:written].split(b"\n")
+
+
+@contextlib.contextmanager
+def in_background(write: Callable[[], None], shipper: Shipper) -> Iterator[None]:
+    """Write on a thread, for the writer may be held back; at the end all of it is taken."""
+
+    def write_what_can_be() -> None:
+        with contextlib.suppress(BrokenPipeError):
+            write()
+
+    writing = threading.Thread(target=write_what_can_be)
+    writing.start()
+    try:
+        yield
+        writing.join(DEADLINE_S)
+        assert not writing.is_alive(), "the writer is still held back"
+    finally:
+        if writing.is_alive():
+            shipper.process.kill()
+        writing.join()
+
+
+def written_in_background(shipper: Shipper, data: bytes) -> contextlib.AbstractContextManager[None]:
+    """`data` is written by a thread while the body runs."""
+    return in_background(lambda: shipper.write(data), shipper)
