@@ -210,6 +210,7 @@ def has_packages(python: str) -> bool:
     return probed.returncode == 0
 
 
+@pytest.mark.long
 def test_the_bare_files_work_with_the_packages_of_debian(
     tmp_path: Path, collector: Collector
 ) -> None:

@@ -57,6 +57,7 @@ def test_collector_may_come_after_the_end_of_input(
     )
 
 
+@pytest.mark.long
 def test_stopped_collector_gets_everything_in_order_when_it_goes_on(
     endpoint: str, start_printer: StartPrinter, ship: Ship
 ) -> None:
@@ -140,6 +141,7 @@ def test_what_waits_when_the_input_ends_after_the_collector_was_killed_arrives(
     assert (result.status, result.processed) == (0, 5001)
 
 
+@pytest.mark.long
 def test_collector_that_comes_and_goes_gets_nothing_twice_or_out_of_order(
     endpoint: str, collect: Collect, ship: Ship
 ) -> None:

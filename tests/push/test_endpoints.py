@@ -62,6 +62,7 @@ def share_of(collector: Collector) -> Share:
     return Share(lambda: not collector.is_silent(1), lambda: collector.receive(1)[0])
 
 
+@pytest.mark.long
 def test_several_collectors_share_the_load(collect: Collect, ship: Ship) -> None:
     collectors = [collect(), collect(), collect()]
     arguments = [word for collector in collectors for word in ("-c", collector.endpoint)]
@@ -84,6 +85,7 @@ def test_dead_collector_takes_nothing(endpoint: str, collector: Collector, ship:
     assert (result.status, result.processed, result.stderr) == (0, 5000, "")
 
 
+@pytest.mark.long
 def test_lines_wait_for_the_first_of_several_collectors(
     endpoint: str, collect: Collect, ship: Ship
 ) -> None:
@@ -141,6 +143,7 @@ def test_connecting_collector_may_come_after_the_end_of_input(
     assert (result.status, result.processed, result.stderr) == (0, 1, "")
 
 
+@pytest.mark.long
 def test_bind_and_connect_together_share_the_load(
     collector: Collector, pull_from: PullFrom, ship: Ship
 ) -> None:
@@ -173,6 +176,7 @@ def test_ipc_reaches_the_collector(tmp_path: Path, collect: Collect, ship: Ship)
     assert shipper.finish().processed == 100_000
 
 
+@pytest.mark.long
 def test_ipc_can_be_bound_and_the_place_of_a_dead_one_taken(
     tmp_path: Path, pull_from: PullFrom, ship: Ship
 ) -> None:
@@ -185,6 +189,7 @@ def test_ipc_can_be_bound_and_the_place_of_a_dead_one_taken(
         shipper.stop()  # and leaves the socket file behind
 
 
+@pytest.mark.long
 def test_ipv6_reaches_the_collector(collect: Collect, ship: Ship) -> None:
     try:
         collector = collect("tcp://[::1]:*")
@@ -227,6 +232,7 @@ def elsewhere(hosts: Path, tmp_path: Path) -> str:
     return python_by(tmp_path, f"unshare --mount sh -c {mount_all} sh")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
 def test_host_name_that_is_in_ipv6_too_reaches_a_collector_in_ipv4(
     address: str, elsewhere: str, collect: Collect, ship: Ship

@@ -7,7 +7,7 @@ import time
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import zmqpush
@@ -79,7 +79,7 @@ def test_a_chunk_becomes_what_its_lines_become_one_by_one(lines: list[bytes]) ->
         assert strict_json(event) == {"message": text, **PLAIN}
 
 
-@thorough
+@settings(thorough, max_examples=100)
 @given(chunks, st.integers(2, 9))
 def test_a_batch_is_an_array_of_the_same_events_and_only_the_last_one_is_short(
     lines: list[bytes], batch: int

@@ -15,7 +15,7 @@ from tests.push.inputs import in_lines, is_nonblocking, numbers, reset, summary_
 from tests.support.collector import Collector
 from tests.support.lines import written_in_background
 from tests.support.net import NOBODY, unread
-from tests.support.proc import wait_until_acts_on, wait_until_taken
+from tests.support.proc import wait_until_acts_on, wait_until_asleep, wait_until_taken
 from tests.support.programs import Shipper
 from tests.support.waiting import DEADLINE_S, wait_until
 
@@ -23,8 +23,9 @@ Ship = Callable[..., Shipper]
 
 
 def signalled(shipper: Shipper, number: signal.Signals) -> None:
-    """Send a signal, and wait until it was taken."""
+    """Send a signal when it has acted on the one before, and wait until it was taken."""
     wait_until_acts_on(shipper.pid, number)
+    wait_until_asleep(shipper.pid, 0.05)
     shipper.signal(number)
     wait_until_taken(shipper.pid, number)
 

@@ -43,6 +43,7 @@ def test_seq_in_a_pipe_is_a_hundred_events_of_that_type(collector: Collector) ->
     assert {event["type"] for event in events} == {"mytype"}
 
 
+@pytest.mark.long
 def test_sigint_to_the_group_of_an_endless_loop_ends_it_with_the_summary(
     collector: Collector,
 ) -> None:
@@ -106,6 +107,7 @@ def test_fifo_opened_for_both_outlives_its_writers_until_sigint(
     assert (result.status, result.processed, result.stderr) == (0, 3, "")
 
 
+@pytest.mark.long
 def test_thousands_of_writers_of_one_fifo_are_all_read(
     fifo: Path, collector: Collector, ship: Ship
 ) -> None:

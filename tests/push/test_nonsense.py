@@ -145,6 +145,7 @@ def test_peer_that_talks_nonsense_takes_nothing_from_a_collector(
     assert (result.status, result.processed, result.stderr) == (0, 3000, "")
 
 
+@pytest.mark.long
 def test_clients_that_talk_nonsense_do_not_harm_a_bound_shipper(
     pull_from: PullFrom, ship: Ship
 ) -> None:
@@ -187,6 +188,7 @@ def test_collector_with_an_old_libzmq_is_a_collector(ship: Ship) -> None:
     assert (result.status, result.processed) == (0, 2)
 
 
+@pytest.mark.long
 def test_collector_that_answers_is_not_listened_to(handmade: HandmadePull, ship: Ship) -> None:
     """A PULL peer has nothing to say; what it says nevertheless changes nothing."""
     shipper = ship("-c", handmade.endpoint, "--format", "raw")

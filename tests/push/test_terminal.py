@@ -133,6 +133,7 @@ def shell(terminal: tuple[int, int]) -> Iterator[Shell]:
     shell.end()
 
 
+@pytest.mark.long
 def test_ctrl_z_stops_and_fg_goes_on(
     shell: Shell, terminal: tuple[int, int], collector: Collector
 ) -> None:
@@ -182,6 +183,7 @@ def background(shell: Shell, fifo: Path, collector: Collector) -> int:
     return pid
 
 
+@pytest.mark.long
 def test_fg_goes_on_after_it_was_in_the_background(
     background: int, shell: Shell, collector: Collector
 ) -> None:
@@ -192,6 +194,7 @@ def test_fg_goes_on_after_it_was_in_the_background(
     assert shell.expect(SUMMARY.pattern)[1] == "2"
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_it_after_it_was_in_the_background(background: int, shell: Shell) -> None:
     """It does not wait in a read for a line that the shell has taken."""
     shell.bring_back(background)
@@ -200,6 +203,7 @@ def test_ctrl_c_ends_it_after_it_was_in_the_background(background: int, shell: S
     assert shell.expect(SUMMARY.pattern)[1] == "1"
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_a_pipe_with_the_summary_and_the_shell_goes_on(
     shell: Shell, collector: Collector
 ) -> None:
@@ -212,6 +216,7 @@ def test_ctrl_c_ends_a_pipe_with_the_summary_and_the_shell_goes_on(
     shell.expect("still here\r\n")
 
 
+@pytest.mark.long
 def test_shipper_survives_the_hang_up_of_its_session_until_all_is_delivered(
     shell: Shell, terminal: tuple[int, int], tmp_path: Path, collect: Callable[..., Collector]
 ) -> None:
