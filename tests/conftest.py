@@ -13,6 +13,8 @@ import pytest
 from tests.support.collector import Collector
 from tests.support.programs import Shipper
 
+pytest_plugins = ["tests.push.fixtures"]
+
 # What a background job of a shell ignores, its children would ignore as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -33,20 +33,17 @@ import zmq.utils.monitor
 
 import zmqpush
 from tests.support.collector import Collector, strict_json
-from tests.support.proc import proc_status, wait_until_stopped
-from tests.support.programs import Result, Shipper
-from tests.support.waiting import DEADLINE_S, wait_until
-from tests.test_delivery import (
-    fill,
-    lines,
-    python_by,
-    text,
-    wait_for_signals,
+from tests.support.lines import fill, lines, text
+from tests.support.net import unread as waiting_in
+from tests.support.proc import (
+    proc_status,
+    wait_until_acts_on,
     wait_until_asleep,
-    wait_until_connected,
-    wait_until_read,
-    waiting_in,
+    wait_until_stopped,
 )
+from tests.support.programs import Result, Shipper, wait_until_connected, wait_until_read
+from tests.support.running import python_by
+from tests.support.waiting import DEADLINE_S, wait_until
 
 Ship = Callable[..., Shipper]
 Collect = Callable[..., Collector]
@@ -488,7 +485,7 @@ def test_sigint_while_input_goes_on_keeps_what_is_in_the_pipe(
     directory: Path, endpoint: str, collector: Collector, ship: Ship
 ) -> None:
     shipper = ship("-c", endpoint, "--spool", str(directory))
-    wait_for_signals(shipper, signal.SIGINT)
+    wait_until_acts_on(shipper.pid, signal.SIGINT)
     wait_until_asleep(shipper.pid)
     shipper.signal(signal.SIGSTOP)
     wait_until_stopped(shipper.pid)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import signal
-import termios
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -16,7 +14,10 @@ from pathlib import Path
 import pytest
 import zmq
 
+from tests.push.counters import ask_counters
 from tests.support.collector import Collector, strict_json
+from tests.support.lines import wait_until_pipe_is_empty
+from tests.support.proc import wait_until_acts_on
 from tests.support.programs import Shipper
 from tests.support.waiting import DEADLINE_S, wait_until
 
@@ -32,20 +33,6 @@ def as_event(text: str, pid: int) -> bytes:
     return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def wait_until_read(shipper: Shipper) -> None:
-    """Wait until its pipe is empty: what is written then is in another read."""
-    assert shipper.process.stdin
-    pipe = shipper.process.stdin.fileno()
-    wait_until(lambda: fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4) == b"\0" * 4, "read")
-
-
-def catches_usr1(shipper: Shipper) -> bool:
-    """Before that it would end by it."""
-    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{shipper.pid}/status").read_text())
-    assert caught
-    return bool(int(caught[1], 16) >> (signal.SIGUSR1 - 1) & 1)
-
-
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -55,14 +42,19 @@ def wait_until_later(ms: int) -> None:
 
 
 def wait_until_counted(shipper: Shipper, lines: int) -> None:
-    wait_until(lambda: counters(shipper)["read"] == lines, f"{lines} lines are read")
+    wait_until(lambda: ask_counters(shipper).read == lines, f"{lines} lines are read")
 
 
-def counters(shipper: Shipper) -> dict[str, int]:
-    """What it says of itself when asked."""
-    shipper.signal(signal.SIGUSR1)
-    line = shipper.read_stderr_line()
-    return {name: int(count) for count, name in re.findall(r"(\d+) (?:messages )?([a-z]+)", line)}
+def test_every_line_is_an_event_and_the_summary_counts_them(
+    collector: Collector, ship: Ship
+) -> None:
+    shipper = ship("-c", collector.endpoint)
+    result = shipper.finish(b'say "hi"\nbye\n')
+    assert collector.receive(2) == [
+        b'{"message":"say \\"hi\\"","type":"syslog","@pid":%d}' % shipper.pid,
+        b'{"message":"bye","type":"syslog","@pid":%d}' % shipper.pid,
+    ]
+    assert (result.status, result.processed, result.stderr) == (0, 2, "")
 
 
 CASES = {
@@ -129,7 +121,7 @@ def test_a_line_arrives_whole_wherever_its_bytes_are_cut(collector: Collector, s
     for line in lines:
         for cut in range(1, len(line)):
             shipper.write(line[:cut])
-            wait_until_read(shipper)
+            wait_until_pipe_is_empty(shipper)
             shipper.write(line[cut:])
             text = line.decode().rstrip("\r\n")
             assert collector.receive(1) == [as_event(text, shipper.pid)], (line, cut)
@@ -138,7 +130,7 @@ def test_a_line_arrives_whole_wherever_its_bytes_are_cut(collector: Collector, s
 def test_a_cr_that_the_input_ends_with_is_kept(collector: Collector, ship: Ship) -> None:
     shipper = ship("-c", collector.endpoint)
     shipper.write(b"a\r")
-    wait_until_read(shipper)
+    wait_until_pipe_is_empty(shipper)
     assert shipper.finish().processed == 1
     assert collector.texts(1) == ["a\r"]
 
@@ -249,8 +241,8 @@ def test_empty_raw_lines_keep_their_place_behind_a_slow_collector(
     numbered = [b"%d" % number + b" " * 5000 for number in range(2000)]
     lines = [line for number in numbered for line in (number, b"", b"")]
     shipper.write(b"".join(line + b"\n" for line in lines))
-    wait_until_read(shipper)
-    assert counters(shipper)["waiting"] > 0
+    wait_until_pipe_is_empty(shipper)
+    assert ask_counters(shipper).waiting > 0
     assert collector.receive(len(lines)) == lines
     assert shipper.finish().processed == len(lines)
 
@@ -261,7 +253,7 @@ def test_a_timestamp_tells_when_each_line_was_read_not_when_it_was_sent(
     """All wait for a collector, and are sent together."""
     endpoint = f"ipc://{tmp_path}/collector"
     shipper = ship("-c", endpoint, "--timestamp", "-f", "host=a")
-    wait_until(lambda: catches_usr1(shipper), "it can be asked")
+    wait_until_acts_on(shipper.pid, signal.SIGUSR1)
     read_between = []
     for number in range(1, 5):
         since_ms = now_ms()

@@ -17,11 +17,10 @@ import pytest
 import zmqpush
 from tests.support.collector import Collector
 from tests.support.programs import TOP, Result, Shipper
-from tests.support.waiting import DEADLINE_S
+from tests.support.running import PROGRAMS, customized, run_program
 
 Ship = Callable[..., Shipper]
 
-PROGRAMS = ["zmqpush.py", "zmqpush-watermark.py", "zmqpull.py"]
 WATERMARKS = "Low watermark: 16384\nHigh watermark: 65536\n"
 PIP_S = 40
 SYSTEM_PATH = "/usr/bin:/bin"
@@ -36,19 +35,7 @@ def environment(path: str, **more: str) -> dict[str, str]:
 
 
 def run(command: list[str], directory: Path, path: str, data: bytes = b"") -> Result:
-    with subprocess.Popen(
-        command,
-        cwd=directory,
-        env=environment(path),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        try:
-            stdout, stderr = process.communicate(data, timeout=DEADLINE_S)
-        finally:
-            process.kill()
-    return Result(process.returncode, stdout, stderr, process.pid)
+    return run_program(command, data, cwd=directory, env=environment(path))
 
 
 def check_ships(command: list[str], directory: Path, path: str, collector: Collector) -> None:
@@ -223,6 +210,7 @@ def has_packages(python: str) -> bool:
     return probed.returncode == 0
 
 
+@pytest.mark.long
 def test_the_bare_files_work_with_the_packages_of_debian(
     tmp_path: Path, collector: Collector
 ) -> None:
@@ -244,8 +232,7 @@ for name in dir(asyncio.unix_events):
     if name.endswith("ChildWatcher") and not name.startswith("_"):
         delattr(asyncio.unix_events, name)
 """
-    (tmp_path / "sitecustomize.py").write_text(code, encoding="utf-8")
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    env = customized(tmp_path, code)
     probe = "import asyncio.unix_events; asyncio.unix_events.SafeChildWatcher"
     probed = subprocess.run(
         [sys.executable, "-c", probe], env=env, capture_output=True, check=False

@@ -1,0 +1,1 @@
+"""The house as a whole: how the programs are installed, copied and found."""

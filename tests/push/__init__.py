@@ -1,0 +1,1 @@
+"""The shipper, zmqpush.py: from its command line to the collector."""

@@ -1,0 +1,140 @@
+"""What the shipper takes of the machine: no wake-up without a cause, memory for what waits.
+
+The system tells: how often its threads were woken (context switches), bytes in a pipe (FIONREAD),
+bytes in memory (VmRSS).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.push.peers import HandmadePull
+from tests.support.collector import Collector
+from tests.support.lines import fill, filled, lines, text, written_in_background
+from tests.support.proc import memory, wait_until_asleep, wait_until_at_rest, wakeups
+from tests.support.programs import Shipper, wait_until_read
+
+Ship = Callable[..., Shipper]
+Collect = Callable[..., Collector]
+
+
+# ---- without polling --------------------------------------------------------------------------
+
+
+def test_connected_and_idle_nothing_wakes_it(collector: Collector, ship: Ship) -> None:
+    shipper = ship("-c", collector.endpoint)
+    shipper.write(b"x\n")
+    assert collector.texts(1) == ["x"]
+    wait_until_asleep(shipper.pid)
+    main, total = wakeups(shipper.pid, 1.0)
+    assert main == 0
+    assert total <= 1
+
+
+def test_idle_on_a_terminal_or_fifo_nothing_wakes_it(
+    tmp_path: Path, collector: Collector, ship: Ship
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    descriptor = os.open(tmp_path / "fifo", os.O_RDWR)
+    user, program = os.openpty()
+    shippers = [ship("-c", collector.endpoint, stdin=stdin) for stdin in (descriptor, program)]
+    os.write(descriptor, b"x\n")
+    os.write(user, b"x\n")
+    collector.receive(2)
+    for shipper in shippers:
+        wait_until_asleep(shipper.pid)
+    for shipper in shippers:
+        main, total = wakeups(shipper.pid, 0.5)
+        assert main == 0
+        assert total <= 1
+    for end in (descriptor, user, program):
+        os.close(end)
+
+
+@pytest.mark.parametrize("limit", ["0", "1M"], ids=["unbounded", "limited"])
+def test_blocked_by_its_collector_it_does_not_poll(
+    limit: str, handmade: HandmadePull, ship: Ship
+) -> None:
+    """With a backlog and no room in libzmq it sleeps; with a full pipe behind it, too."""
+    shipper = ship("-c", handmade.endpoint, "--queue-limit", limit)
+    handmade.accept()
+    fill(shipper, 20_000_000)
+    wait_until_at_rest(shipper.pid)
+    assert wakeups(shipper.pid, 1.0) == (0, 0)
+
+
+def test_without_a_collector_only_reconnecting_wakes_it(endpoint: str, ship: Ship) -> None:
+    shipper = ship("-c", endpoint)
+    shipper.write(text(lines(50_000)))
+    wait_until_read(shipper)
+    main, total = wakeups(shipper.pid, 1.0)
+    assert main == 0
+    assert total <= 20
+
+
+@pytest.mark.soak
+def test_without_a_collector_it_wakes_less_than_once_a_second(endpoint: str, ship: Ship) -> None:
+    shipper = ship("-c", endpoint)
+    shipper.write(text(lines(50_000)))
+    wait_until_read(shipper)
+    wakeups(shipper.pid, 10)  # reconnects have backed off to one every 2 s
+    main, total = wakeups(shipper.pid, 20)
+    assert main == 0
+    assert total < 20
+
+
+# ---- memory, and the writer held back ---------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("write_size", [500, 1_000_000], ids=["small-writes", "large-writes"])
+def test_memory_grows_by_what_waits_and_comes_down_again(
+    write_size: int, endpoint: str, collect: Collect, ship: Ship
+) -> None:
+    size, count = 1000, 150_000
+    line = b"x" * (size - 1) + b"\n"
+    block = line * 1000
+    shipper = ship("-c", endpoint, "--format", "raw")
+    shipper.write(b"first\n")
+    wait_until_read(shipper)
+    at_start = memory(shipper.pid)
+    assert shipper.process.stdin
+    descriptor = shipper.process.stdin.fileno()
+    written = 0
+    while written < count * size:
+        at = written % len(block)
+        written += os.write(descriptor, block[at : at + write_size])
+    wait_until_read(shipper)
+    grown = memory(shipper.pid) - at_start
+    assert count * size * 0.9 < grown < count * size * 1.15
+    collector = collect(endpoint)
+    assert collector.receive(1) == [b"first"]
+    for _ in range(10):
+        assert set(collector.receive(count // 10)) == {line[:-1]}
+    wait_until_asleep(shipper.pid)
+    assert memory(shipper.pid) - at_start < 15e6
+    assert shipper.process.poll() is None
+    assert shipper.finish().processed == count + 1
+
+
+def test_queue_limit_holds_the_writer_back_and_lets_it_go_on(
+    endpoint: str, collect: Collect, ship: Ship
+) -> None:
+    shipper = ship("-c", endpoint, "--format", "raw", "--queue-limit", "1M")
+    written = fill(shipper, 20_000_000)
+    pipe, one_read = 65_536, 262_144
+    libzmq = 1000 * 100  # SNDHWM messages
+    assert 1_000_000 < written < 2**20 + pipe + one_read + libzmq
+    assert memory(shipper.pid) < 60e6
+    rest = b"x" * 98 + b"\n"
+    begin = filled(written)
+    with written_in_background(shipper, b"\n" + rest * 50_000):
+        received = collect(endpoint).receive(len(begin) + 50_000)
+    assert received[: len(begin)] == begin
+    assert set(received[len(begin) :]) == {rest[:-1]}
+    result = shipper.finish()
+    assert (result.status, result.processed, result.stderr) == (0, len(received), "")
