@@ -317,7 +317,7 @@ def test_rsyslog_receives_with_the_configuration_shown(sandbox: list[str], tmp_p
 
 
 def test_the_figures_are_those_of_the_bench() -> None:
-    figures = (TOP / "tests/bench/FIGURES.md").read_text(encoding="utf-8")
+    figures = (TOP / "docs/figures.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| .* \|$", section("Figures"), re.MULTILINE)
     assert len(rows) > 10
     assert [row for row in rows if row not in figures.splitlines()] == []
