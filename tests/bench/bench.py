@@ -5,7 +5,7 @@
 Everybody sends the same events from the same input to the same C sink, and collectors are all sent
 them by the same C program. First it is checked that all shippers deliver what they are given; then
 the sections of the files named so are measured and printed one by one. A full run also writes them
-to FIGURES.md, beside this file: the README takes its figures from there.
+to docs/figures.md: the README takes its figures from there.
 
 It wants a C compiler, libzmq's headers, rsyslog with its modules omczmq and imczmq, redis-server,
 and a machine on which nothing else is going on.
@@ -29,7 +29,7 @@ from tests.bench.sections import Bench
 RUNS = 5
 LINES = 1_000_000
 CHECKED_LINES = 10_000
-FIGURES = BENCH / "FIGURES.md"
+FIGURES = BENCH.parent.parent / "docs/figures.md"
 #: In the order of the report.
 SECTIONS = {
     **sections.SECTIONS,

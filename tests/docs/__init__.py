@@ -1,0 +1,1 @@
+"""The documents: their commands do what they show, and what they say is so."""
