@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.collector import Collector
+from tests.support.net import free_endpoint
 from tests.support.programs import Shipper
+from tests.support.rsyslog import Receiver
+from tests.support.tmpfs import Disk
 
-pytest_plugins = ["tests.push.fixtures"]
+# The fixtures of a room that several of its files want. They are known everywhere.
+pytest_plugins = [
+    "tests.omprog.fixtures",
+    "tests.push.fixtures",
+    "tests.rsyslog.fixtures",
+    "tests.spool.fixtures",
+]
 
 # What a background job of a shell ignores, its children would ignore as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -63,6 +74,37 @@ def ship() -> Iterator[Callable[..., Shipper]]:
             return shipper
 
         yield start
+
+
+@pytest.fixture
+def endpoint() -> str:
+    """Where nobody listens yet, nor will anybody else."""
+    return free_endpoint()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Disk]]:
+    """Makes a file system, with options of tmpfs such as `size=4m`."""
+    if os.geteuid() or not shutil.which("nsenter"):
+        pytest.skip("a small disk needs root and a mount namespace")
+    with contextlib.ExitStack() as stack:
+
+        def make(options: str) -> Disk:
+            disk = Disk(tmp_path, options)
+            stack.callback(disk.close)
+            if not disk.is_mounted:
+                pytest.skip("no tmpfs in a mount namespace here")
+            return disk
+
+        yield make
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[Receiver]:
+    """A rsyslogd that collects, not started yet."""
+    receiver = Receiver(tmp_path / "receiver")
+    yield receiver
+    receiver.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

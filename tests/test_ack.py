@@ -41,13 +41,12 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 import zmqpull
 import zmqpush
+from tests.support.aliases import Ship
 from tests.support.collector import strict_json
 from tests.support.net import free_endpoint, unread
 from tests.support.proc import proc_status, wait_until_stopped
 from tests.support.programs import TOP, Result, Shipper
 from tests.support.waiting import DEADLINE_S, wait_until
-
-Ship = Callable[..., Shipper]
 
 # The frames, as they are written down; nothing of the programs' own is used for them.
 HEADER = struct.Struct(">BB16sQQ")  # version, kind, shipper, number, first

@@ -38,6 +38,7 @@ from hypothesis import strategies as st
 
 import zmqpull
 import zmqpush
+from tests.support.aliases import Ship
 from tests.support.collector import Collector, strict_json
 from tests.support.net import free_endpoint
 from tests.support.proc import proc_status
@@ -45,7 +46,6 @@ from tests.support.programs import Shipper
 from tests.support.rsyslog import Rsyslogd
 from tests.support.waiting import DEADLINE_S, wait_until
 
-Ship = Callable[..., Shipper]
 Capture = pytest.CaptureFixture[str]
 
 PROGRAM = "zmqpull.py"

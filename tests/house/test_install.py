@@ -9,17 +9,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import zmqpush
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
-from tests.support.programs import TOP, Result, Shipper
+from tests.support.programs import TOP, Result
 from tests.support.running import PROGRAMS, customized, run_program
-
-Ship = Callable[..., Shipper]
 
 WATERMARKS = "Low watermark: 16384\nHigh watermark: 65536\n"
 PIP_S = 40

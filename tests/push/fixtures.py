@@ -13,7 +13,6 @@ import pytest
 import zmq
 
 from tests.push.peers import HandmadePull, Printer, PullFrom, StartPrinter, host_of
-from tests.support.net import free_endpoint
 from tests.support.waiting import DEADLINE_S
 
 
@@ -45,12 +44,6 @@ def terminal() -> Iterator[tuple[int, int]]:
         os.close(user)
     except OSError:  # the test has hung up
         return
-
-
-@pytest.fixture
-def endpoint() -> str:
-    """Where nobody listens yet, nor will anybody else."""
-    return free_endpoint()
 
 
 @pytest.fixture

@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.push.command_line import Capture, parse, refused, refused_here
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.net import NOBODY
-from tests.support.programs import Shipper
 from tests.support.running import PROGRAMS, customized
-
-Ship = Callable[..., Shipper]
 
 pytestmark = pytest.mark.usefixtures("no_variables")
 

@@ -17,15 +17,15 @@ from pathlib import Path
 import pytest
 
 from tests.push.peers import StartPrinter
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.lines import lines, text, written_in_background
 from tests.support.net import kernel_holds
 from tests.support.proc import memory, wait_until_asleep
-from tests.support.programs import Shipper, wait_until_connected, wait_until_read
+from tests.support.programs import wait_until_connected, wait_until_read
 from tests.support.running import python_by
 from tests.support.waiting import DEADLINE_S
 
-Ship = Callable[..., Shipper]
 Collect = Callable[..., Collector]
 
 

@@ -10,19 +10,17 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import zmqpush
 from tests.push.inputs import in_lines, numbers
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.proc import wait_until_asleep
-from tests.support.programs import Shipper
 from tests.support.waiting import DEADLINE_S
-
-Ship = Callable[..., Shipper]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.push.peers import HandmadePull
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.lines import fill, lines, text, wait_until_pipe_is_empty
 from tests.support.proc import (
@@ -23,7 +24,6 @@ from tests.support.proc import (
 from tests.support.programs import Shipper, wait_until_read
 from tests.support.waiting import DEADLINE_S
 
-Ship = Callable[..., Shipper]
 Collect = Callable[..., Collector]
 
 

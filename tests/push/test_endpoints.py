@@ -14,6 +14,7 @@ import pytest
 import zmq
 
 from tests.push.peers import PullFrom, bound
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.lines import lines, text
 from tests.support.proc import wait_until_asleep, wait_until_taken, wakeups
@@ -21,7 +22,6 @@ from tests.support.programs import Shipper, wait_until_connected, wait_until_rea
 from tests.support.running import python_by
 from tests.support.waiting import wait_until
 
-Ship = Callable[..., Shipper]
 Collect = Callable[..., Collector]
 
 

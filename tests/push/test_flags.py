@@ -6,20 +6,18 @@ import fcntl
 import os
 import signal
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.push.inputs import in_lines, is_nonblocking, numbers, reset, summary_of, tcp_pair
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.lines import written_in_background
 from tests.support.net import NOBODY, unread
 from tests.support.proc import wait_until_acts_on, wait_until_asleep, wait_until_taken
 from tests.support.programs import Shipper
 from tests.support.waiting import DEADLINE_S, wait_until
-
-Ship = Callable[..., Shipper]
 
 
 def signalled(shipper: Shipper, number: signal.Signals) -> None:

@@ -13,14 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.push.inputs import in_lines, in_shell, numbers, reset, shell_script, summary_of, tcp_pair
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.net import NOBODY
 from tests.support.proc import highest_memory, wait_until_asleep, wait_until_stopped
-from tests.support.programs import Shipper
 from tests.support.waiting import DEADLINE_S, wait_until
-
-Ship = Callable[..., Shipper]
-
 
 # ---- in a shell -------------------------------------------------------------------------------
 

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.push.peers import HandmadePull, PullFrom, bound, host_of
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.lines import lines, text
 from tests.support.proc import cpu_s, wait_until_acts_on, wait_until_taken, wakeups
-from tests.support.programs import Shipper
 from tests.support.waiting import DEADLINE_S, wait_until
 
-Ship = Callable[..., Shipper]
 Collect = Callable[..., Collector]
 
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import zmqpush
 from tests.push.command_line import parse
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
-from tests.support.programs import Shipper
 from tests.support.running import SHIPPERS
-
-Ship = Callable[..., Shipper]
 
 pytestmark = pytest.mark.usefixtures("no_variables")
 

@@ -6,20 +6,18 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
 
 from tests.push.command_line import one_line
 from tests.push.counters import ask_counters, read_counters
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.net import NOBODY
 from tests.support.proc import wait_until_acts_on
-from tests.support.programs import TOP, Result, Shipper
+from tests.support.programs import TOP, Result
 from tests.support.running import run_program
 from tests.support.waiting import wait_until
-
-Ship = Callable[..., Shipper]
 
 pytestmark = pytest.mark.usefixtures("no_variables")
 

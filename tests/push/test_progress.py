@@ -15,12 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.push.command_line import one_line
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
-from tests.support.programs import Shipper
 from tests.support.running import customized
 from tests.support.waiting import DEADLINE_S
-
-Ship = Callable[..., Shipper]
 
 pytestmark = pytest.mark.usefixtures("no_variables")
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.push.peers import HandmadePull
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.lines import fill, filled, lines, text, written_in_background
 from tests.support.proc import memory, wait_until_asleep, wait_until_at_rest, wakeups
-from tests.support.programs import Shipper, wait_until_read
+from tests.support.programs import wait_until_read
 
-Ship = Callable[..., Shipper]
 Collect = Callable[..., Collector]
 
 

@@ -14,12 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.push.inputs import SUMMARY, ZMQPUSH, is_nonblocking, numbers
+from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.proc import proc_status, wait_until_asleep, wait_until_stopped
-from tests.support.programs import Shipper
 from tests.support.waiting import DEADLINE_S, wait_until
-
-Ship = Callable[..., Shipper]
 
 CTRL_C, CTRL_D, CTRL_Z = b"\x03", b"\x04", b"\x1a"
 

@@ -15,13 +15,12 @@ import pytest
 import zmq
 
 from tests.push.counters import ask_counters
+from tests.support.aliases import Ship
 from tests.support.collector import Collector, strict_json
 from tests.support.lines import wait_until_pipe_is_empty
 from tests.support.proc import wait_until_acts_on
 from tests.support.programs import Shipper
 from tests.support.waiting import DEADLINE_S, wait_until
-
-Ship = Callable[..., Shipper]
 
 MEBIBYTE = 1024 * 1024
 WARNING = "zmqpush.py: a line is longer than --max-line; such lines are sent in pieces\n"

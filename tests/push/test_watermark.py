@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.push.command_line import one_line, refused
-from tests.support.programs import Shipper
+from tests.support.aliases import Ship
 
-Ship = Callable[..., Shipper]
 PROGRAM = "zmqpush-watermark.py"
 
 pytestmark = pytest.mark.usefixtures("no_variables")

@@ -1,0 +1,1 @@
+"""The answers that rsyslog asks for, `--omprog`."""

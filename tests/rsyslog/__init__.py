@@ -1,0 +1,1 @@
+"""The plain shipper as a program of a real rsyslogd."""

@@ -1,0 +1,169 @@
+"""A file of the spool by itself: its numbers, its id, its rows, and who holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zmqpush
+from tests.spool.helpers import names, sent_from
+from tests.support.lines import lines
+
+
+def finished(*texts: bytes) -> zmqpush.Finished:
+    return zmqpush.Finished(b"\n".join(texts), len(texts), 1)
+
+
+def loaded(file: zmqpush.SpoolFile) -> list[tuple[int, list[bytes]]]:
+    """All that it loads, by number."""
+    found = []
+    while chunks := file.load():
+        found += [(chunk.number, chunk.messages()) for chunk in chunks]
+    return found
+
+
+def number_of_next(file: zmqpush.SpoolFile, *texts: bytes) -> int:
+    """Append them as one chunk; returns its number."""
+    chunk = finished(*texts)
+    file.append(chunk)
+    return chunk.number
+
+
+def identity(file: zmqpush.SpoolFile) -> Any:
+    return file._db.execute("SELECT id FROM shipper").fetchall()
+
+
+def adopted(path: str) -> zmqpush.SpoolFile:
+    file = zmqpush.SpoolFile.adopt(path)
+    assert file
+    return file
+
+
+def test_number_is_never_used_again(directory: Path) -> None:
+    file = zmqpush.SpoolFile.create(str(directory))
+    assert [number_of_next(file, b"x") for _ in range(3)] == [1, 2, 3]
+    file.forget(3)
+    file.let_go()
+    file = adopted(file.path)
+    assert number_of_next(file, b"x") == 4
+    file.let_go()
+
+
+def test_file_keeps_its_id_and_two_files_have_different_ones(directory: Path) -> None:
+    files = [zmqpush.SpoolFile.create(str(directory)) for _ in range(2)]
+    before = [identity(file) for file in files]
+    for file in files:
+        file.let_go()
+    assert [identity(adopted(file.path)) for file in files] == before
+    assert before[0] != before[1]
+
+
+def test_chunks_before_a_damaged_one_are_loaded_first(directory: Path) -> None:
+    file = zmqpush.SpoolFile.create(str(directory))
+    for line in lines(5):
+        file.append(finished(line))
+    file._db.execute("UPDATE chunk SET text = CAST('noise' AS BLOB) WHERE number = 4")
+    assert [chunk.number for chunk in file.load()] == [1, 2, 3]
+    with pytest.raises(sqlite3.DatabaseError, match="chunk 4"):
+        file.load()
+    file.let_go()
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    ["events = 2", "batch = 9", "events = NULL", "batch = 'x'", "text = NULL", "text = 7",
+     "text = 'a' || char(10) || 'b' || char(10) || 'c'", "crc = 1.5", "events = 1e300"],
+)  # fmt: skip
+def test_chunk_that_is_not_as_it_was_written_is_never_sent(
+    assignment: str, directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = zmqpush.SpoolFile.create(str(directory))
+    file.append(finished(b"before"))
+    file.append(finished(b"a", b"b", b"c"))
+    file._db.executescript(
+        "PRAGMA writable_schema = ON;"
+        "UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '') WHERE name = 'chunk';"
+    )
+    file.let_go()
+    with contextlib.closing(sqlite3.connect(file.path)) as database, database:
+        database.execute(f"UPDATE chunk SET {assignment} WHERE number = 2")
+    assert sent_from(directory) == [b"before"]
+    assert capfd.readouterr().err.count(" is damaged (") == 1
+    assert names(directory) == [f"{Path(file.path).name}.damaged"]
+
+
+def test_file_that_moves_keeps_its_numbers_its_id_and_its_rows(directory: Path) -> None:
+    file = zmqpush.SpoolFile.create(str(directory))
+    for line in lines(5):
+        file.append(finished(line, b""))
+    file.forget(2)
+    assert [chunk.number for chunk in file.load(until=3)] == [3]
+    before, path = identity(file), file.path
+    shutil.rmtree(directory)
+    assert not file.is_in_place()
+    file.move()
+    assert file.is_in_place()
+    assert file.path != path
+    assert identity(file) == before
+    assert number_of_next(file, b"new") == 6
+    kept = [(4, [b"00000003", b""]), (5, [b"00000004", b""]), (6, [b"new"])]
+    assert loaded(file) == kept
+    file.let_go()
+    again = adopted(file.path)
+    assert identity(again) == before
+    assert loaded(again) == [(3, [b"00000002", b""]), *kept]
+    again.let_go()
+
+
+def test_process_that_is_killed_while_it_removes_a_file_leaves_nothing_for_ever(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    removed: list[str] = []
+    really_unlink = os.unlink
+
+    def unlink(path: str) -> None:
+        if removed:
+            raise Killed
+        removed.append(path)
+        really_unlink(path)
+
+    file = zmqpush.SpoolFile.create(str(directory))
+    file.append(finished(b"x"))
+    file.forget(1)
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(os, "unlink", unlink)
+        file.close()
+    if not file.closed:
+        file.let_go()
+    assert removed
+    assert sent_from(directory) == []
+    assert names(directory) == []
+
+
+@pytest.mark.parametrize("name", ["noise", "ab", ""])
+def test_file_whose_id_is_damaged_is_put_aside(
+    name: str, directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = zmqpush.SpoolFile.create(str(directory))
+    file.append(finished(b"x"))
+    file._db.execute("UPDATE shipper SET id = ?", (name,))
+    file.let_go()
+    assert sent_from(directory) == []
+    assert capfd.readouterr().err.count(" is damaged (") == 1
+    assert names(directory) == [f"{Path(file.path).name}.damaged"]
+
+
+def test_file_is_held_by_one_at_a_time(directory: Path) -> None:
+    file = zmqpush.SpoolFile.create(str(directory))
+    assert zmqpush.SpoolFile.adopt(file.path) is None
+    file.let_go()
+    adopted(file.path).let_go()
