@@ -13,6 +13,12 @@ import pytest
 from tests.support.collector import Collector
 from tests.support.programs import Shipper
 
+pytest_plugins = [
+    "tests.ack.fixtures",
+    "tests.pull.fixtures",
+    "tests.sinks.fixtures",
+]
+
 # What a background job of a shell ignores, its children would ignore as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -27,6 +33,14 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, but CI=true: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who runs the tests may use the programs."""
+    for name in os.environ:
+        if name.startswith(("ZMQPULL_", "ZMQPUSH_")):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture
