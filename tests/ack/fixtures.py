@@ -11,7 +11,7 @@ import pytest
 from tests.ack.helpers import PATIENCE_S, copy_with
 from tests.support.ack import OurCollector, OurShipper, OurShippers
 from tests.support.programs import Shipper
-from tests.support.ship import Ship
+from tests.support.types import Ship
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from tests.support.ack import ALICE, BOB, OurShippers
 from tests.support.ending import end
 from tests.support.net import free_endpoint
 from tests.support.places import InFile, InSqlite
-from tests.support.ship import Ship
+from tests.support.types import Ship
 from tests.support.waiting import DEADLINE_S
 
 

@@ -26,7 +26,7 @@ from tests.support.endpoints import address_of, is_listening
 from tests.support.net import free_endpoint
 from tests.support.places import InFile, Place
 from tests.support.proc import memory, wait_until_asleep
-from tests.support.ship import Ship
+from tests.support.types import Ship
 from tests.support.waiting import DEADLINE_S, wait_until
 
 ACK_OR_PLAIN = pytest.mark.parametrize("ack", [["--ack"], []], ids=["ROUTER", "PULL"])

@@ -19,7 +19,7 @@ from tests.support.net import free_endpoint, unread
 from tests.support.places import InSqlite
 from tests.support.proc import wait_until_asleep
 from tests.support.programs import wait_until_read
-from tests.support.ship import Ship
+from tests.support.types import Ship
 from tests.support.waiting import DEADLINE_S
 
 

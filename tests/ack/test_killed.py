@@ -13,7 +13,7 @@ from tests.support.ending import kill
 from tests.support.net import free_endpoint
 from tests.support.places import InFile, InRedis, InSqlite, Place
 from tests.support.programs import wait_until_read
-from tests.support.ship import Ship
+from tests.support.types import Ship
 
 
 @pytest.mark.long

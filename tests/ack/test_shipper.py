@@ -27,7 +27,7 @@ from tests.support.ending import kill, stop
 from tests.support.net import free_endpoint
 from tests.support.places import InSqlite
 from tests.support.proc import wait_until_asleep
-from tests.support.ship import Ship
+from tests.support.types import Ship
 from tests.support.waiting import wait_until
 
 

@@ -1,4 +1,4 @@
-"""What is done to them."""
+"""The whole chain, from what is written to a store, and all that is done to it."""
 
 from __future__ import annotations
 

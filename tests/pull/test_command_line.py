@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import zmqpush
 from tests.support.collector import Collector
 from tests.support.programs import Shipper
 from tests.support.pulling import ANY_PORT, PROGRAM, Pull, Push, lines_in
-from tests.support.ship import Ship
+from tests.support.types import Collect, Ship
 
 Capture = pytest.CaptureFixture[str]
 
@@ -181,7 +180,7 @@ def test_a_tcp_address_in_use_is_refused(collector: Collector, ship: Ship) -> No
 
 
 def test_an_ipc_path_in_use_is_refused_and_left_to_its_owner(
-    collect: Callable[..., Collector], ship: Ship, tmp_path: Path
+    collect: Collect, ship: Ship, tmp_path: Path
 ) -> None:
     collector = collect(f"ipc://{tmp_path}/s")
     said = refused(ship("-b", collector.endpoint, program=PROGRAM))

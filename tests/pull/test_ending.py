@@ -24,7 +24,7 @@ from tests.support.pulling import (
     send_until_held_back,
 )
 from tests.support.redis_server import RedisServer
-from tests.support.ship import Ship
+from tests.support.types import Ship
 from tests.support.waiting import DEADLINE_S, wait_until
 
 

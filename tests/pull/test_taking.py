@@ -25,7 +25,7 @@ from tests.support.pulling import (
     send,
 )
 from tests.support.rsyslog import Rsyslogd
-from tests.support.ship import Ship
+from tests.support.types import Ship
 from tests.support.waiting import wait_until
 
 

@@ -16,7 +16,7 @@ from tests.support.ack import ALICE, BOB, Books, OurShippers
 from tests.support.ending import end, stop
 from tests.support.net import free_endpoint
 from tests.support.places import InFile, InRedis, InSqlite, Place
-from tests.support.ship import Ship
+from tests.support.types import Ship
 
 _serials = iter(range(10**9))
 numbers = st.integers(1, 8) | st.integers(2**53 - 3, 2**53 - 1)

@@ -18,7 +18,7 @@ from tests.support.net import free_endpoint
 from tests.support.places import InRedis
 from tests.support.pulling import Pull, Push, numbered, send
 from tests.support.redis_server import RedisServer
-from tests.support.ship import Ship
+from tests.support.types import Ship
 from tests.support.waiting import DEADLINE_S, wait_until
 
 
@@ -104,6 +104,7 @@ def test_a_full_list_holds_back_until_a_worker_takes_and_nothing_is_said(
     assert [line for line in puller.end() if " in hand" not in line] == ["2 events written"]
 
 
+@pytest.mark.long
 def test_a_key_that_is_no_list_is_said_and_waited_for(
     redis_server: RedisServer, pull: Pull, push: Push
 ) -> None:
@@ -124,6 +125,7 @@ def test_the_password_of_the_url_is_not_told() -> None:
     assert asyncio.run(name()) == "redis://host:1/2 key"
 
 
+@pytest.mark.long
 def test_redis_forgets_a_shipper_a_month_after_it_was_there_last(
     tmp_path: Path, redis_url: str, our_shipper: OurShippers, pull_ack: Ship
 ) -> None:

@@ -16,7 +16,7 @@ from tests.support.net import free_endpoint
 from tests.support.places import InSqlite, Place, options_of
 from tests.support.pulling import Pull, Push, lines_in, numbered, send
 from tests.support.redis_server import RedisServer
-from tests.support.ship import Ship
+from tests.support.types import Ship
 from tests.support.waiting import wait_until
 
 

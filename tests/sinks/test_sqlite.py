@@ -17,7 +17,7 @@ from tests.sinks.helpers import ask
 from tests.support.events import TAG, wrapped
 from tests.support.proc import has_open
 from tests.support.pulling import Pull, Push, send
-from tests.support.ship import Ship
+from tests.support.types import Ship
 from tests.support.waiting import wait_until
 
 COLUMNS: list[tuple[str, str | None, str | None]] = [  # event, type, message

@@ -14,7 +14,6 @@ import zmq
 import zmqpull
 from tests.support.waiting import DEADLINE_S
 
-# The frames, as they are written down; nothing of the programs' own is used for them.
 HEADER = struct.Struct(">BB16sQQ")  # version, kind, shipper, number, first
 ANSWER = struct.Struct(">BB16sQ")  # version, kind, shipper, number
 LINES, ONE, QUESTION, SAFE = 1, 2, 3, 4
