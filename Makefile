@@ -43,7 +43,7 @@ MINUTES = 10
 
 chaos: .venv/.made debian  ## kill, stop and cut off everything at random for MINUTES=10, CHAOS_SEED=N
 	CHAOS_SEED=$${CHAOS_SEED:-$$$$} CHAOS_MINUTES=$(MINUTES) \
-		.venv/bin/python -m pytest -s tests/test_chaos.py -k whatever
+		.venv/bin/python -m pytest -s tests/chaos -k whatever
 
 bench: .venv/.made debian  ## measure it beside rsyslog and C
 	.venv/bin/python -m tests.bench.bench

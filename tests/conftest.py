@@ -20,9 +20,12 @@ from tests.support.tmpfs import Disk
 
 # The fixtures of a room that several of its files want. They are known everywhere.
 pytest_plugins = [
+    "tests.ack.fixtures",
     "tests.omprog.fixtures",
+    "tests.pull.fixtures",
     "tests.push.fixtures",
     "tests.rsyslog.fixtures",
+    "tests.sinks.fixtures",
     "tests.spool.fixtures",
 ]
 
@@ -40,6 +43,14 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, but CI=true: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who runs the tests may use the programs; and nothing but -u makes stdout unbuffered."""
+    for name in os.environ:
+        if name.startswith(("ZMQPUSH_", "ZMQPULL_")) or name == "PYTHONUNBUFFERED":
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture

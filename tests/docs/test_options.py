@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -78,13 +77,6 @@ def actions(program: str) -> list[argparse.Action]:
     found = parser_of(program)._actions
     assert all(isinstance(action, argparse.Action) for action in found)
     return list(found)
-
-
-@pytest.fixture(autouse=True)
-def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.startswith(("ZMQPUSH_", "ZMQPULL_")):
-            monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize("program", MODULES)

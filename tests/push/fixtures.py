@@ -17,14 +17,6 @@ from tests.support.waiting import DEADLINE_S
 
 
 @pytest.fixture
-def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who runs the tests may use the program; and nothing but -u makes stdout unbuffered."""
-    for name in os.environ:
-        if name.startswith("ZMQPUSH_") or name == "PYTHONUNBUFFERED":
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
 def fifo(tmp_path: Path) -> Path:
     path = tmp_path / "fifo"
     os.mkfifo(path)

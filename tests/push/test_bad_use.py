@@ -14,9 +14,6 @@ from tests.support.collector import Collector
 from tests.support.net import NOBODY
 from tests.support.running import PROGRAMS, customized
 
-pytestmark = pytest.mark.usefixtures("no_variables")
-
-
 # ---- the real program -------------------------------------------------------------------------
 
 

@@ -15,9 +15,6 @@ from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.running import SHIPPERS
 
-pytestmark = pytest.mark.usefixtures("no_variables")
-
-
 # Of each option: a value of its variable, what that means, arguments that say otherwise, and what
 # those mean.
 OPTIONS: dict[str, tuple[str, Any, list[str], Any]] = {

@@ -19,8 +19,6 @@ from tests.support.programs import TOP, Result
 from tests.support.running import run_program
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.usefixtures("no_variables")
-
 
 def redirected(redirection: str, *arguments: str, data: bytes = b"") -> Result:
     """Run the program with a shell's redirection, such as `>&-`."""

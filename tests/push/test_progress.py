@@ -20,8 +20,6 @@ from tests.support.collector import Collector
 from tests.support.running import customized
 from tests.support.waiting import DEADLINE_S
 
-pytestmark = pytest.mark.usefixtures("no_variables")
-
 
 class Screen:
     """A terminal of 200 columns, and what was shown there."""

@@ -12,8 +12,6 @@ from tests.support.aliases import Ship
 
 PROGRAM = "zmqpush-watermark.py"
 
-pytestmark = pytest.mark.usefixtures("no_variables")
-
 
 def watermarks(ship: Ship, *arguments: str, **variables: str) -> list[str]:
     shipper = ship(*arguments, program=PROGRAM, env={**os.environ, **variables})

@@ -6,20 +6,18 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
-import sqlite3
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import zmqpush
 from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.net import unread
 from tests.support.programs import Result, Shipper, wait_until_read
+from tests.support.spooled import rows
 from tests.support.waiting import DEADLINE_S, wait_until
 
 # A loopback address of this process: no shipper of anybody else is looking for a collector there.
@@ -28,31 +26,6 @@ ANY_PORT = f"tcp://{ADDRESS}:*"
 
 
 # ---- what is on disk --------------------------------------------------------------------------
-
-
-class Row(NamedTuple):
-    """A chunk in a file."""
-
-    number: int
-    events: int
-    batch: int
-    text: bytes
-
-    def messages(self) -> list[bytes]:
-        return self.text.split(b"\n")
-
-
-def rows(directory: Path) -> list[Row]:
-    """What dead processes have left behind in `directory`, the oldest first; seen in a copy."""
-    found: list[Row] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = shutil.copytree(directory, Path(scratch, "copy"))
-        for path in sorted(copy.glob("*.spool")):
-            with contextlib.closing(sqlite3.connect(path)) as database:
-                if database.execute("SELECT 1 FROM sqlite_master").fetchall():
-                    select = "SELECT number, events, batch, text FROM chunk ORDER BY number"
-                    found += map(Row._make, database.execute(select))
-    return found
 
 
 def messages_in(directory: Path) -> list[bytes]:

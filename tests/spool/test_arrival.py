@@ -21,11 +21,10 @@ from tests.spool.helpers import (
     start_draining,
     start_raw,
     stderr_of,
-    written_in_background,
 )
 from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector, strict_json
-from tests.support.lines import lines, text
+from tests.support.lines import lines, text, written_in_background
 
 
 @pytest.mark.parametrize("batch", [1, 7])

@@ -21,11 +21,10 @@ from tests.spool.helpers import (
     start_raw,
     stderr_of,
     wait_until_held_back,
-    written_in_background,
 )
 from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector
-from tests.support.lines import lines, text
+from tests.support.lines import lines, text, written_in_background
 from tests.support.programs import wait_until_read
 from tests.support.tmpfs import Disk
 

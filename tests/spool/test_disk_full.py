@@ -15,18 +15,16 @@ import zmqpush
 from tests.spool.helpers import (
     assert_delivered,
     feed,
-    in_background,
     kept_in,
     messages_in,
     names,
     start_draining,
     stderr_of,
     wait_until_held_back,
-    written_in_background,
 )
 from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector
-from tests.support.lines import lines, text
+from tests.support.lines import in_background, lines, text, written_in_background
 from tests.support.proc import wait_until_asleep
 from tests.support.programs import Shipper
 from tests.support.tmpfs import Disk

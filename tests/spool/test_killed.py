@@ -28,16 +28,15 @@ from tests.spool.helpers import (
     leave_behind_killed,
     messages_in,
     names,
-    rows,
     start_draining,
     stderr_of,
-    wait_until_drawn,
 )
 from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector, strict_json
-from tests.support.lines import lines, text
+from tests.support.lines import lines, text, wait_until_pipe_is_empty
 from tests.support.proc import wait_until_asleep
 from tests.support.programs import Shipper, wait_until_connected, wait_until_read
+from tests.support.spooled import rows
 from tests.support.waiting import DEADLINE_S, wait_until
 
 
@@ -211,7 +210,7 @@ def test_killed_it_repeats_what_its_connections_may_hold_and_no_more(
     expected = lines(30 * chunk)
     for start in range(0, len(expected), chunk):
         shipper.write(text(expected[start : start + chunk]))
-        wait_until_drawn(shipper)
+        wait_until_pipe_is_empty(shipper)
     wait_until_read(shipper)
     assert Counter(drain(collectors, len(expected))) == Counter(expected)
     shipper.stop()
@@ -243,7 +242,7 @@ def test_killed_it_repeats_no_more_than_the_connections_of_those_who_connect_may
         wait_until_connected(shipper, 2)
         for start in range(0, len(expected), chunk):
             shipper.write(text(expected[start : start + chunk]))
-            wait_until_drawn(shipper)
+            wait_until_pipe_is_empty(shipper)
         poller = zmq.Poller()
         for puller in pullers:
             poller.register(puller, zmq.POLLIN)

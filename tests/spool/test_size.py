@@ -18,10 +18,9 @@ from tests.spool.helpers import (
     size_of,
     start_raw,
     wait_until_held_back,
-    written_in_background,
 )
 from tests.support.aliases import Collect, Ship
-from tests.support.lines import fill, lines, text
+from tests.support.lines import fill, lines, text, written_in_background
 from tests.support.proc import highest_memory, wait_until_asleep
 from tests.support.programs import wait_until_read
 from tests.support.waiting import wait_until

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +11,6 @@ import zmqpull
 import zmqpush
 from tests.support.collector import Collector
 from tests.support.programs import Shipper
-
-
-@pytest.fixture(autouse=True)
-def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.startswith(("ZMQPUSH_", "ZMQPULL_")):
-            monkeypatch.delenv(name)
 
 
 def push(*words: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Acknowledged delivery, from `zmqpush.py --ack` to `zmqpull.py --ack`."""

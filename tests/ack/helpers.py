@@ -1,0 +1,108 @@
+"""What the tests of acknowledged delivery share."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from pathlib import Path
+
+import zmqpush
+from tests.support.ack import (
+    ALICE,
+    ANSWER,
+    HEADER,
+    LINES,
+    ONE,
+    QUESTION,
+    SAFE,
+    Message,
+    OurCollector,
+)
+from tests.support.programs import TOP, Result, Shipper
+
+PATIENCE_S = 0.3  # of the hasty program
+
+
+NO_OFFERS = {
+    "nothing": [],
+    "an empty frame": [b""],
+    "no text": [HEADER.pack(1, LINES, ALICE, 1, 1)],
+    "two texts": [HEADER.pack(1, ONE, ALICE, 1, 1), b"{}", b"{}"],
+    "a question with a text": [HEADER.pack(1, QUESTION, ALICE, 0, 0), b""],
+    "version 0": [HEADER.pack(0, ONE, ALICE, 1, 1), b"{}"],
+    "version 2": [HEADER.pack(2, ONE, ALICE, 1, 1), b"{}"],
+    "kind 0": [HEADER.pack(1, 0, ALICE, 1, 1), b"{}"],
+    "kind 4": [HEADER.pack(1, SAFE, ALICE, 1, 1), b"{}"],
+    "number 0": [HEADER.pack(1, ONE, ALICE, 0, 0), b"{}"],
+    "first 0": [HEADER.pack(1, ONE, ALICE, 1, 0), b"{}"],
+    "first over number": [HEADER.pack(1, ONE, ALICE, 1, 2), b"{}"],
+    "a number from which Lua cannot count on": [HEADER.pack(1, ONE, ALICE, 2**53, 1), b"{}"],
+    "the greatest number": [HEADER.pack(1, ONE, ALICE, 2**64 - 1, 2**64 - 1), b"{}"],
+    "a short header": [HEADER.pack(1, ONE, ALICE, 1, 1)[:-1], b"{}"],
+    "a long header": [HEADER.pack(1, ONE, ALICE, 1, 1) + b"\0", b"{}"],
+    "an empty frame before": [b"", HEADER.pack(1, ONE, ALICE, 1, 1), b"{}"],
+    "an answer": [ANSWER.pack(1, SAFE, ALICE, 1)],
+}
+
+
+def copy_with(folder: Path, **constants: float) -> str:
+    """A zmqpush.py of which only these constants are different."""
+    source = (TOP / "zmqpush.py").read_text(encoding="utf-8")
+    for name, value in constants.items():
+        source, count = re.subn(rf"^{name} = [\d.]+", f"{name} = {value}", source, flags=re.M)
+        assert count == 1, name
+    path = folder / "zmqpush.py"
+    path.write_text(source, encoding="utf-8")
+    return str(path)
+
+
+def chunk_of(number: int, *messages: bytes, batch: int = 1) -> zmqpush.Finished:
+    chunk = zmqpush.Finished(b"\n".join(messages), len(messages), batch)
+    chunk.number = number
+    return chunk
+
+
+def texts(count: int, start: int = 0, size: int = 10) -> list[str]:
+    return [f"{number:0{size}}" for number in range(start, start + count)]
+
+
+def as_input(texts: list[str]) -> bytes:
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
+def trouble(result: Result) -> str:
+    """What a shipper said, but that it waits for an answer: here that may be for a busy machine."""
+    return re.sub(r"zmqpush\.py: the input has ended; .*\n", "", result.stderr)
+
+
+class Feeder(threading.Thread):
+    """Writes into a shipper's standard input as fast as it is read, and ends it if told so."""
+
+    def __init__(self, shipper: Shipper, data: bytes, ends: bool = True) -> None:
+        super().__init__(daemon=True)
+        self._shipper = shipper
+        self._data = data
+        self._ends = ends
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._shipper.write(self._data)
+            if self._ends:
+                self._shipper.end_input()
+
+
+def send_chunks(shipper: Shipper, collector: OurCollector, *texts: bytes) -> list[Message]:
+    """Write `texts` into a shipper, each as a chunk of its own; returns what came."""
+    chunks = []
+    for text in texts:
+        shipper.write(text)
+        chunks.append(collector.receive_chunk())
+    return chunks
+
+
+def check_all_safe(shipper: Shipper, count: int) -> None:
+    """Wait for its end: so many messages were acknowledged, and there was no trouble."""
+    result = shipper.finish()
+    assert (result.status, result.processed, trouble(result)) == (0, count, "")

@@ -1,0 +1,128 @@
+"""Answers and offers: what a peer may send, and what is neither."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import zmqpull
+import zmqpush
+from tests.ack.helpers import NO_OFFERS
+from tests.support.ack import ALICE, ANSWER, HEADER, LINES, ONE, QUESTION, SAFE
+from tests.support.collector import strict_json
+from tests.support.properties import thorough
+
+
+def answer_to(*frames: bytes) -> tuple[bytes, int] | None:
+    """What a shipper reads in an answer; None where it is none."""
+    try:
+        return zmqpush.read_answer(list(frames))
+    except ValueError:
+        return None
+
+
+def offer_in(*frames: bytes) -> zmqpull.Offer | None:
+    """What a collector reads in a message; None where it is no offer."""
+    try:
+        return zmqpull.Offer.read([b"peer", *frames])
+    except ValueError:
+        return None
+
+
+def test_answer_is_read_as_written_down() -> None:
+    assert answer_to(b"\x01\x04" + ALICE + bytes(6) + b"\x01\x02") == (ALICE, 258)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [b""],
+        [ANSWER.pack(1, SAFE, ALICE, 1), b""],
+        [b"", ANSWER.pack(1, SAFE, ALICE, 1)],
+        [ANSWER.pack(0, SAFE, ALICE, 1)],
+        [ANSWER.pack(2, SAFE, ALICE, 1)],
+        [ANSWER.pack(1, QUESTION, ALICE, 1)],
+        [ANSWER.pack(1, SAFE, ALICE, 1)[:-1]],
+        [ANSWER.pack(1, SAFE, ALICE, 1) + b"\0"],
+        [HEADER.pack(1, SAFE, ALICE, 1, 1)],
+    ],
+)
+def test_what_is_no_answer_is_none(frames: list[bytes]) -> None:
+    assert answer_to(*frames) is None
+
+
+@thorough
+@given(st.lists(st.binary(max_size=50), max_size=3))
+def test_any_frames_are_an_answer_or_a_value_error(frames: list[bytes]) -> None:
+    read = answer_to(*frames)
+    assert read is None or frames == [ANSWER.pack(1, SAFE, *read)]
+
+
+def test_offer_is_read_as_written_down() -> None:
+    header = b"\x01\x01" + ALICE + bytes(6) + b"\x01\x02" + bytes(7) + b"\x09"
+    offer = zmqpull.Offer.read([b"peer", header, b'{"a":1}\n[{"b":2},{"c":3}]'])
+    assert (offer.peer, offer.shipper, offer.number, offer.first) == (b"peer", ALICE, 258, 9)
+    assert offer.events == [b'{"a":1}', b'{"b":2}', b'{"c":3}']
+    assert not offer.is_new
+
+
+def test_one_message_may_have_line_ends_in_it() -> None:
+    text = b'{"a":\n1}'
+    one, lines = (offer_in(HEADER.pack(1, kind, ALICE, 1, 1), text) for kind in (ONE, LINES))
+    assert one
+    assert lines
+    assert one.events == [b'{"a": 1}']
+    assert [strict_json(event)["message"] for event in lines.events] == ['{"a":', "1}"]
+
+
+def test_question_has_no_number_whatever_it_says() -> None:
+    offer = offer_in(HEADER.pack(1, QUESTION, ALICE, 2**64 - 1, 2**64 - 1))
+    assert offer == zmqpull.Offer(b"peer", ALICE, 0, 0, [])
+
+
+@pytest.mark.parametrize("frames", NO_OFFERS.values(), ids=NO_OFFERS)
+def test_what_is_no_offer_is_none(frames: list[bytes]) -> None:
+    assert offer_in(*frames) is None
+
+
+def test_a_million_messages_are_a_chunk_and_more_are_none() -> None:
+    """Line ends take no room, but the events that they are do."""
+    header, most = HEADER.pack(1, LINES, ALICE, 1, 1), 1_000_000
+    offer = offer_in(header, b"{}\n" * (most - 1) + b"{}")
+    assert offer
+    assert len(offer.events) == most
+    assert offer_in(header, b"\n" * most) is None
+    one = offer_in(HEADER.pack(1, ONE, ALICE, 1, 1), b"\n" * most)
+    assert one
+    assert len(one.events) == 1
+
+
+@thorough
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.builds(
+            HEADER.pack,
+            st.integers(0, 2),
+            st.integers(0, 5),
+            st.binary(min_size=16, max_size=16),
+            st.integers(0, 2**64 - 1) | st.integers(0, 3),
+            st.integers(0, 2**64 - 1) | st.integers(0, 3),
+        ),
+    ),
+    st.lists(st.one_of(st.binary(max_size=30), st.text('[]{}",\n1a:').map(str.encode)), max_size=2),
+)
+def test_any_frames_are_an_offer_or_a_value_error(header: bytes, texts: list[bytes]) -> None:
+    offer = offer_in(header, *texts)
+    if offer:
+        version, kind, shipper, number, first = HEADER.unpack(header)
+        assert version == 1
+        assert offer.shipper == shipper
+        if kind == QUESTION:
+            assert (offer.number, texts) == (0, [])
+        else:
+            assert (offer.number, offer.first, len(texts)) == (number, first, 1)
+            assert 0 < first <= number < 2**53
+            assert all(isinstance(strict_json(event), dict) for event in offer.events)

@@ -1,0 +1,1 @@
+"""Everything is killed, stopped and cut off, at random or by plan."""

@@ -1,0 +1,33 @@
+"""Chaos: everything is killed, stopped and cut off at random, and no line is lost or repeated.
+
+    2 pipes  ──▶ zmqpush.py --spool --ack ──▶            ┌▶ Redis ──▶ 2 workers (BLPOP)
+                                             2 zmqpull.py┤
+    rsyslogd ──▶ zmqpush.py --omprog … ─────▶  --ack     └▶ or one SQLite file
+
+What must arrive, and how often, is said in `tests.chaos.judging`.
+
+The random choices are seeded; when exactly they strike is up to the machine. In `make test` chaos
+lasts a minute for each store; `make chaos MINUTES=10` goes on for as long as one likes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.happening import chaos_into
+from tests.chaos.victims import SEED
+
+MINUTES = float(os.environ.get("CHAOS_MINUTES") or 2)  # of chaos, half of them into each store
+
+
+@pytest.mark.long
+@pytest.mark.timeout(30 * MINUTES + 600)
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+def test_everything_comes_once_whatever_happens(kind: str, tmp_path: Path) -> None:
+    with chaos_into(kind, tmp_path, SEED) as chaos:
+        chaos.go_on(30 * MINUTES)
+        verdict = chaos.end()
+    assert verdict.is_good, str(verdict)

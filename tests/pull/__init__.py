@@ -1,0 +1,1 @@
+"""The collector, zmqpull.py."""

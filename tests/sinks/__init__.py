@@ -1,0 +1,1 @@
+"""Where a collector puts events; all sinks fulfil one contract."""

@@ -1,0 +1,268 @@
+"""Files: appended to, opened anew, synced, on a full disk; no event is lost or torn."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+import zmqpull
+from tests.support.ack import ALICE
+from tests.support.disk import SmallDisk
+from tests.support.proc import wait_until_asleep
+from tests.support.pulling import Pull, Puller, Push, lines_in, numbered, send
+from tests.support.waiting import DEADLINE_S, wait_until
+
+
+def test_events_are_appended_to_each_file(pull: Pull, push: Push, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(b"old\n")
+    puller = pull("--output", str(old), "-o", str(new), "-n", "3")
+    send(push(puller.endpoint), numbered(3))
+    assert puller.end() == ["3 events written"]
+    assert lines_in(old) == [b"old", *numbered(3)]
+    assert lines_in(new) == numbered(3)
+    assert puller.finish().stdout == ""
+
+
+@pytest.mark.long
+def test_sighup_opens_the_files_anew_and_no_event_is_lost_or_torn(
+    pull: Pull, push: Push, tmp_path: Path
+) -> None:
+    count, rotations = 100_000, 4
+    paths = [tmp_path / "a", tmp_path / "b"]
+    puller = pull("-o", str(paths[0]), "-o", str(paths[1]), "-n", str(count))
+    sender = push(puller.endpoint)
+    streaming = threading.Thread(target=send, args=(sender, numbered(count)))
+    streaming.start()
+    for rotation in range(rotations):
+        wait_until(lambda: all(path.stat().st_size > 1000 for path in paths), "events are there")
+        for path in paths:
+            path.rename(f"{path}.{rotation}")
+        puller.signal(signal.SIGHUP)
+        wait_until(lambda: all(path.exists() for path in paths), "the files are opened anew")
+    streaming.join()
+    assert puller.end() == [f"{count} events written"]
+    for path in paths:
+        parts = [Path(f"{path}.{rotation}") for rotation in range(rotations)] + [path]
+        assert [line for part in parts for line in lines_in(part)] == numbered(count)
+
+
+@pytest.mark.long
+def test_sighup_leaves_a_full_fifo_alone(pull: Pull, push: Push, tmp_path: Path) -> None:
+    count, fifo = 10_000, tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb") as reading:
+        puller = pull("-o", str(fifo), "-n", str(count))
+        sender = push(puller.endpoint)
+        streaming = threading.Thread(target=send, args=(sender, numbered(count)))
+        streaming.start()
+        wait_until_asleep(puller.pid)
+        puller.signal(signal.SIGHUP)
+        assert puller.counters()[2] > 0
+        os.set_blocking(reading.fileno(), True)
+        assert [reading.readline() for _ in range(count)] == [e + b"\n" for e in numbered(count)]
+    streaming.join()
+    assert puller.end()[-1] == f"{count} events written"
+
+
+def test_a_file_that_cannot_be_opened_anew_is_said_and_the_old_one_goes_on(
+    pull: Pull, push: Push, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    puller = pull("-o", str(folder / "file"), "-n", "1")
+    folder.rename(tmp_path / "elsewhere")
+    puller.signal(signal.SIGHUP)
+    said = puller.wait_for_word("old file")
+    assert said == f"{folder}/file: No such file or directory; going on in the old file"
+    push(puller.endpoint).send(b"{}")
+    assert puller.end() == [said, "1 events written"]
+    assert lines_in(tmp_path / "elsewhere" / "file") == [b"{}"]
+
+
+@pytest.mark.long
+def test_half_a_line_of_one_who_was_killed_does_not_spoil_the_next(
+    pull: Pull, push: Push, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b'{"a":1}\n{"b":')
+    puller = pull("-o", str(path), "-n", "2")
+    send(push(puller.endpoint), numbered(2))
+    puller.end()
+    assert lines_in(path) == [b'{"a":1}', b'{"b":', *numbered(2)]
+
+
+# ---- a full disk ------------------------------------------------------------------------------
+
+
+TORN = b"x" * 4096  # of somebody who was killed; a whole page, so that not a byte more has room
+
+
+class FullDisk(SmallDisk):
+    """A full disk with a file on it whose last line is not ended."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, 256 * 1024, files={"file": TORN}, is_full=True)
+        self.path = self.folder / "file"
+
+    def seen_by(self, puller: Puller) -> Path:
+        """The file, from outside."""
+        return self.seen(puller.pid) / "file"
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> FullDisk:
+    return FullDisk(tmp_path)
+
+
+@pytest.mark.long
+def test_a_full_disk_is_said_once_holds_back_and_tears_no_line(
+    full_disk: FullDisk, pull: Pull, push: Push
+) -> None:
+    puller = pull("-o", str(full_disk.path), "-n", "200", executable=full_disk.python)
+    events = numbered(200, size=600)
+    full_disk.make_room(puller.pid, 3 * 4096)
+    sender = push(puller.endpoint)
+    send(sender, events[:100])
+    puller.wait_for_word("No space")
+    wait_until_asleep(puller.pid)
+    assert full_disk.seen_by(puller).read_bytes().count(b"\n") < 100
+    full_disk.make_room(puller.pid)
+    puller.wait_for_word("going on")
+    send(sender, events[100:199])
+    wait_until(lambda: puller.counters()[0] == 199, "all is written")
+    path = full_disk.seen_by(puller)
+    assert lines_in(path) == [TORN, *events[:199]]
+    send(sender, events[199:])
+    assert [line for line in puller.end() if " in hand" not in line] == [
+        f"{full_disk.path}: No space left on device; the senders have to wait",
+        f"{full_disk.path}: going on",
+        "200 events written",
+    ]
+
+
+@pytest.mark.long
+def test_it_may_begin_on_a_full_disk_behind_half_a_line(
+    full_disk: FullDisk, pull: Pull, push: Push
+) -> None:
+    puller = pull("-o", str(full_disk.path), executable=full_disk.python)
+    push(puller.endpoint).send(b"{}")
+    puller.wait_for_word("No space")
+    assert full_disk.seen_by(puller).read_bytes() == TORN
+    full_disk.make_room(puller.pid)
+    puller.wait_for_word("going on")
+    assert lines_in(full_disk.seen_by(puller)) == [TORN, b"{}"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rotate", [False, True], ids=["the same file", "another file"])
+def test_sighup_on_a_full_disk_loses_no_event_and_spoils_none(
+    rotate: bool, full_disk: FullDisk, pull: Pull, push: Push
+) -> None:
+    """What was half written is written again, behind the half or in the new file."""
+    puller = pull("-o", str(full_disk.path), executable=full_disk.python)
+    full_disk.make_room(puller.pid, 2 * 4096)
+    (event,) = numbered(1, size=60_000)
+    push(puller.endpoint).send(event)
+    puller.wait_for_word("No space")
+    path = full_disk.seen_by(puller)
+    old = path.with_name("old")
+    if rotate:
+        path.rename(old)
+    puller.signal(signal.SIGHUP)
+    assert puller.counters()[2] == 1
+    full_disk.make_room(puller.pid)
+    puller.wait_for_word("going on")
+    if rotate:
+        assert lines_in(path) == [event]
+        torn, half = old.read_bytes().split(b"\n")
+    else:
+        torn, half, whole = lines_in(path)
+        assert whole == event
+    assert torn == TORN
+    assert half
+    assert event.startswith(half)
+
+
+# ---- records in memory, and what is synced ----------------------------------------------------
+
+
+def _fail_to_sync(descriptor: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_sink_that_cannot_sync_has_not_kept_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the disk did not take is written again: the kernel may have dropped it (fsync(2))."""
+    offer = zmqpull.Offer(b"peer", ALICE, 1, 1, [b'{"n":1}'])
+    with open(tmp_path / "events", "ab") as file:
+        sink = zmqpull.Descriptor(file.fileno(), "a file")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", _fail_to_sync)
+            with pytest.raises(zmqpull.Trouble, match="Input/output error"):
+                asyncio.run(sink.keep([offer]))
+        assert not offer.is_new
+        assert asyncio.run(sink.keep([offer])) == {ALICE: 1}
+    assert offer.is_new
+    assert (tmp_path / "events").read_bytes() == b'{"n":1}\n' * 2
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["", "in vain"])
+def test_file_that_is_renamed_while_it_is_synced_is_left_when_that_has_ended(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a sync in vain was for is written again, to the new file."""
+    path, old = tmp_path / "events", tmp_path / "old"
+    offers = [zmqpull.Offer(b"peer", ALICE, n, 1, [b'{"n":%d}' % n]) for n in (1, 2)]
+    synced: list[int] = []  # inodes
+    begun, go_on = threading.Event(), threading.Event()
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        begun.set()
+        assert go_on.wait(DEADLINE_S)
+        if fails and len(synced) == 1:
+            _fail_to_sync(descriptor)
+
+    async def rotate() -> None:
+        sink = zmqpull.File(str(path))
+        keeping = asyncio.ensure_future(sink.keep(offers[:1]))
+        await asyncio.get_running_loop().run_in_executor(None, begun.wait)
+        path.rename(old)
+        sink.reopen()
+        assert not path.exists()
+        go_on.set()
+        if fails:
+            with pytest.raises(zmqpull.Trouble):
+                await keeping
+            assert await sink.keep(offers[:1]) == {ALICE: 1}
+        else:
+            assert await keeping == {ALICE: 1}
+        assert await sink.keep(offers[1:]) == {ALICE: 2}
+
+    monkeypatch.setattr(os, "fsync", sync)
+    asyncio.run(rotate())
+    assert synced == [file.stat().st_ino for file in ((old, path, path) if fails else (old, path))]
+    assert old.read_bytes() == b'{"n":1}\n'
+    assert path.read_bytes() == (b'{"n":1}\n' if fails else b"") + b'{"n":2}\n'
+
+
+def test_file_remembers_ten_thousand_shippers_and_forgetting_one_stops_nothing() -> None:
+    def offer(shipper: int, number: int) -> zmqpull.Offer:
+        return zmqpull.Offer(b"peer", shipper.to_bytes(16, "big"), number, number, [b"{}"])
+
+    with open(os.devnull, "wb") as nothing:
+        sink = zmqpull.Descriptor(nothing.fileno(), "nothing")
+        again = [offer(serial, 1) for serial in (0, 1, 10_000)]
+        later = offer(0, 7)
+        for offers in ([offer(serial, 1) for serial in range(10_001)], again, [later]):
+            asyncio.run(sink.keep(offers))
+    assert [offer.is_new for offer in again] == [True, False, False]
+    assert later.is_new

@@ -1,0 +1,167 @@
+"""A Redis list: full, gone and back, or no list at all."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+import zmqpull
+from tests.support.ack import ALICE, OurShippers
+from tests.support.aliases import Ship
+from tests.support.collector import strict_json
+from tests.support.events import wrapped
+from tests.support.net import free_endpoint
+from tests.support.places import InRedis
+from tests.support.pulling import Pull, Push, numbered, send
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import DEADLINE_S, wait_until
+
+
+@pytest.mark.long
+def test_a_redis_list_has_an_event_an_element_in_order(
+    redis_server: RedisServer, pull: Pull, ship: Ship, push: Push
+) -> None:
+    """The shape that Logstash's redis input takes from a list: an object an element."""
+    redis_server.start()
+    puller = pull("--redis", redis_server.url, "-n", "2003")
+    shipper = ship("-c", puller.endpoint, "--batch", "500")
+    shipper.finish(b"".join(b"%d\n" % number for number in range(2000)))
+    wait_until(lambda: len(redis_server.list()) == 2000, "the list has them")
+    push(puller.endpoint).send_multipart([b'{"a":1,\n"b":2}', b"not \xff", b"[{}]"])
+    assert puller.end() == ["2003 events written"]
+    form = b'{"message":"%d","type":"syslog","@pid":%d}'
+    elements = redis_server.list()
+    assert elements[:2000] == [form % (number, shipper.pid) for number in range(2000)]
+    assert elements[2000:2003:2] == [b'{"a":1, "b":2}', b"{}"]
+    assert strict_json(elements[2001]) == wrapped(b"not \xff")
+
+
+@pytest.mark.long
+def test_nothing_is_missing_after_redis_was_killed_and_started_again(
+    redis_server: RedisServer, pull: Pull, push: Push
+) -> None:
+    redis_server.start(appendfsync="always")
+    count = 60_000
+    puller = pull("--redis", redis_server.url, "--key", "a key", "-n", str(count))
+    sender = push(puller.endpoint)
+    streaming = threading.Thread(target=send, args=(sender, numbered(count)))
+    streaming.start()
+    wait_until(lambda: redis_server.client.llen("a key") > 2000, "events are there")
+    redis_server.kill()
+    trouble = puller.wait_for_word("the senders have to wait")
+    redis_server.start(appendfsync="always")
+    streaming.join()
+    assert puller.end() == [
+        trouble,
+        f"{redis_server.url} a key: going on",
+        f"{count} events written",
+    ]
+    elements = redis_server.list("a key")
+    assert list(dict.fromkeys(elements)) == numbered(count)
+    repeated = len(elements) - count
+    assert repeated in (0, zmqpull.SLICE), "what Redis could not answer for is pushed again"
+
+
+@pytest.mark.long
+def test_redis_may_come_later(redis_server: RedisServer, pull: Pull, push: Push) -> None:
+    puller = pull("--redis", redis_server.url, "-n", "5")
+    send(push(puller.endpoint), numbered(5))
+    trouble = puller.wait_for_word("the senders have to wait")
+    assert trouble.startswith(f"{redis_server.url} logstash: ")
+    redis_server.start()
+    assert puller.end() == [
+        trouble,
+        f"{redis_server.url} logstash: going on",
+        "5 events written",
+    ]
+    assert redis_server.list() == numbered(5)
+
+
+@pytest.mark.long
+def test_a_full_list_holds_back_until_a_worker_takes_and_nothing_is_said(
+    redis_server: RedisServer, pull: Pull, push: Push
+) -> None:
+    redis_server.start()
+    redis_server.client.rpush("logstash", "first")
+    puller = pull("--redis", redis_server.url, "--redis-limit", "1", "-n", "2")
+    sender = push(puller.endpoint)
+    waiting = b"first"
+    for event in numbered(2):
+        sender.send(event)
+        wait_until(lambda: puller.counters()[2] == 1, "it has the event in hand")
+        time.sleep(3 * zmqpull.FULL_LIST_S)
+        assert puller.counters()[2] == 1
+        assert redis_server.list() == [waiting]
+        assert redis_server.client.blpop("logstash", DEADLINE_S) == (b"logstash", waiting)
+        wait_until(redis_server.list, "there is room for it")
+        waiting = event
+    assert redis_server.list() == [waiting]
+    assert [line for line in puller.end() if " in hand" not in line] == ["2 events written"]
+
+
+@pytest.mark.long
+def test_a_key_that_is_no_list_is_said_and_waited_for(
+    redis_server: RedisServer, pull: Pull, push: Push
+) -> None:
+    redis_server.start()
+    redis_server.client.set("logstash", "a string")
+    puller = pull("--redis", redis_server.url, "-n", "1")
+    push(puller.endpoint).send(b"{}")
+    assert "wrong kind of value" in puller.wait_for_word("the senders have to wait")
+    redis_server.client.delete("logstash")
+    assert len(puller.end()) == 3
+    assert redis_server.list() == [b"{}"]
+
+
+def test_the_password_of_the_url_is_not_told() -> None:
+    async def name() -> str:  # redis-py wants a running loop
+        return zmqpull.RedisList("redis://me:secret@host:1/2", "key", 0).name
+
+    assert asyncio.run(name()) == "redis://host:1/2 key"
+
+
+@pytest.mark.long
+def test_redis_forgets_a_shipper_a_month_after_it_was_there_last(
+    tmp_path: Path, redis_url: str, our_shipper: OurShippers, pull_ack: Ship
+) -> None:
+
+    endpoint, place = free_endpoint(), InRedis(redis_url, tmp_path.name)
+    pull_ack(endpoint, *place.options)
+    shipper = our_shipper(endpoint)
+    shipper.offer(ALICE, 5, 5, b'{"message":"before"}')
+    assert shipper.answer() == (ALICE, 5)
+    client = redis.Redis.from_url(redis_url)
+    record = f"zmqpull:{tmp_path.name}:{ALICE.hex()}"
+    month = 30 * 86400
+    client.expire(record, 1000)
+    shipper.offer(ALICE, 6, 5, b'{"message":"between"}')
+    assert shipper.answer() == (ALICE, 6)
+    assert month - 3600 < int(client.ttl(record)) <= month
+    client.delete(record)  # as it will
+    shipper.offer(ALICE, 7, 7, b'{"message":"after"}')
+    assert shipper.answer() == (ALICE, 7)
+    assert place.messages() == ["before", "between", "after"]
+
+
+def test_failed_attempts_at_redis_leave_no_connections_open(redis_server: RedisServer) -> None:
+    """redis-py makes 100 at most. Its pipeline kept the one on which it had looked for a script."""
+    redis_server.start()
+    admin = redis_server.client
+
+    async def fail_then_keep() -> dict[bytes, int]:
+        sink = zmqpull.RedisList(f"{redis_server.url}?max_connections=1", "books", 0)
+        offer = zmqpull.Offer(b"peer", b"shipper".ljust(16), 1, 1, [b"{}"])
+        admin.acl_setuser("default", enabled=True, commands=["-script"])
+        with pytest.raises(zmqpull.Trouble, match="no permissions"):
+            await sink.keep([offer])
+        admin.acl_setuser("default", enabled=True, commands=["+script"])
+        records = await sink.keep([offer])
+        await sink._client.aclose()
+        return records
+
+    assert asyncio.run(fail_then_keep()) == {b"shipper".ljust(16): 1}
