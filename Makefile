@@ -2,7 +2,7 @@
 
 PYTHON = python3
 EXTRAS = progress,redis,test,lint
-SOURCES = zmqpush.py zmqpush-watermark.py zmqpull.py setup.py tests
+SOURCES = zmqpush.py zmqpush-watermark.py zmqpull.py zmqlines setup.py packaging/launcher tests
 
 # What the tests and the bench work with: rsyslog with its own ZeroMQ modules, Redis, a C compiler,
 # Debian's pyzmq and aiozmq, tc.

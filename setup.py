@@ -1,7 +1,7 @@
-"""Installs the programs under their own names.
+"""Installs the programs as modules, and launchers on the PATH.
 
-They are scripts, not console entry points: an entry point called zmqpush.py would import itself.
-The others find zmqpush.py beside them, in the checkout as in a bin directory.
+A launcher (packaging/launcher) is there under two names for each program: zmqpush.py, as it is
+called where it was copied by hand, and zmqpush, Debian's way.
 """
 
 import re
@@ -18,6 +18,7 @@ VERSION = re.search(
 if VERSION is None:
     raise SystemExit("setup.py: zmqpush.py has no __version__")
 
+PROGRAMS = ["zmqpush", "zmqpush-watermark", "zmqpull"]
 PROGRESS = ["tqdm"]
 REDIS = ["redis>=4.3"]
 
@@ -32,9 +33,9 @@ setup(
         "Programming Language :: Python :: 3",
         "Topic :: System :: Logging",
     ],
-    scripts=["zmqpush.py", "zmqpush-watermark.py", "zmqpull.py"],
-    # No modules: or setuptools looks for some by itself, and stops at what it finds.
-    py_modules=[],
+    py_modules=["zmqpush", "zmqpull"],
+    packages=["zmqlines", "zmqlines.sinks"],
+    scripts=[f"packaging/bin/{name}{end}" for name in PROGRAMS for end in ("", ".py")],
     python_requires=">=3.9",
     install_requires=["pyzmq>=24", "aiozmq>=1.0"],  # Debian 12 has 24.0.1 and 1.0.0
     extras_require={

@@ -1,50 +1,22 @@
 #!/usr/bin/env python3
 """Print the watermarks that a zmqpush.py with the same options, or variables, would have.
 
-They are asked of a socket set up as zmqpush.py sets up its own. It goes nowhere: nothing is
-bound or connected.
+A hyphen cannot be imported: what it does is in zmqlines/watermark.py.
 """
 
-from __future__ import annotations
-
-import argparse
-import asyncio
+import os
 import sys
-from pathlib import Path
 
-sys.dont_write_bytecode = True  # the programs may lie in a directory such as /usr/local/bin
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # Python's -I leaves it out
+keeps_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # beside the programs
 import zmqpush  # first: it says what is missing
 
-import zmq  # isort: skip
-
-TCP_WMEM = Path("/proc/sys/net/ipv4/tcp_wmem")  # tcp(7): least, default and most, in bytes
-
-
-async def watermarks(options: argparse.Namespace) -> list[str]:
-    """The lines to print."""
-    link = zmqpush.Link(options.high_water, options.low_water)
-    await link.open(options.sndhwm, bind=[], connect=[])
-    low, high = link.transport.get_write_buffer_limits()
-    lines = [f"Low watermark: {low}", f"High watermark: {high}"]
-    if options.all:
-        sndbuf = link.transport.getsockopt(zmq.SNDBUF)
-        lines += [
-            f"SNDHWM: {link.transport.getsockopt(zmq.SNDHWM)}",
-            f"SNDBUF: {sndbuf}" + " (left to the kernel)" * (sndbuf < 0),
-            f"tcp_wmem: {TCP_WMEM.read_text().strip()}",
-        ]
-    await link.close()
-    return lines
-
-
-def main() -> None:
-    parser = zmqpush.build_parser(__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--all", action="store_true", default=False, help="also what libzmq and the kernel hold"
-    )
-    options = zmqpush.parse_options(parser, sys.argv[1:])
-    sys.exit(0 if zmqpush.tell("\n".join(asyncio.run(watermarks(options)))) else 1)
-
+sys.dont_write_bytecode = keeps_bytecode
+del sys.path[0]
 
 if __name__ == "__main__":
-    main()
+    try:
+        watermark = zmqpush.part("watermark")
+    except ImportError as missing:
+        zmqpush.fail(str(missing))
+    watermark.main()

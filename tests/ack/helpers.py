@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import threading
 from pathlib import Path
 
-import zmqpush
 from tests.support.ack import (
     ALICE,
     ANSWER,
@@ -20,6 +20,7 @@ from tests.support.ack import (
     OurCollector,
 )
 from tests.support.programs import TOP, Result, Shipper
+from zmqlines.finished import Finished
 
 PATIENCE_S = 0.3  # of the hasty program
 
@@ -47,18 +48,24 @@ NO_OFFERS = {
 
 
 def copy_with(folder: Path, **constants: float) -> str:
-    """A zmqpush.py of which only these constants are different."""
-    source = (TOP / "zmqpush.py").read_text(encoding="utf-8")
+    """A zmqpush.py, with all its parts, of which only these constants are different."""
+    shutil.copy2(TOP / "zmqpush.py", folder)
+    shutil.copytree(TOP / "zmqlines", folder / "zmqlines")
+    sources = [folder / "zmqpush.py", *folder.glob("zmqlines/*.py")]
     for name, value in constants.items():
-        source, count = re.subn(rf"^{name} = [\d.]+", f"{name} = {value}", source, flags=re.M)
-        assert count == 1, name
-    path = folder / "zmqpush.py"
-    path.write_text(source, encoding="utf-8")
-    return str(path)
+        counts = []
+        for path in sources:
+            source, count = re.subn(
+                rf"^{name} = [\d.]+", f"{name} = {value}", path.read_text("utf-8"), flags=re.M
+            )
+            path.write_text(source, encoding="utf-8")
+            counts.append(count)
+        assert sum(counts) == 1, name
+    return str(folder / "zmqpush.py")
 
 
-def chunk_of(number: int, *messages: bytes, batch: int = 1) -> zmqpush.Finished:
-    chunk = zmqpush.Finished(b"\n".join(messages), len(messages), batch)
+def chunk_of(number: int, *messages: bytes, batch: int = 1) -> Finished:
+    chunk = Finished(b"\n".join(messages), len(messages), batch)
     chunk.number = number
     return chunk
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import zmqpull
 from tests.ack.helpers import Feeder, as_input, texts, trouble
 from tests.support.ack import ALICE, BOB, OurShippers
 from tests.support.aliases import Ship
@@ -17,6 +16,7 @@ from tests.support.ending import end
 from tests.support.net import free_endpoint
 from tests.support.places import InFile, InSqlite
 from tests.support.waiting import DEADLINE_S
+from zmqlines.router import Router
 
 
 def test_question_is_answered_by_what_was_kept_before_it(
@@ -39,7 +39,7 @@ def test_what_comes_while_a_collector_ends_is_no_trouble(
 
     async def close_with_news() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, what: troubles.append(what))
-        router = zmqpull.Router([endpoint], [])
+        router = Router([endpoint], [])
         our_shipper(endpoint).ask(ALICE)
         assert select.select([router._pull.fileno()], [], [], DEADLINE_S)[0]
         await asyncio.sleep(0)  # in this turn the loop sees it, but calls us first

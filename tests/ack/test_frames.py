@@ -6,26 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import zmqpull
-import zmqpush
 from tests.ack.helpers import NO_OFFERS
 from tests.support.ack import ALICE, ANSWER, HEADER, LINES, ONE, QUESTION, SAFE
 from tests.support.collector import strict_json
 from tests.support.properties import thorough
+from zmqlines.ack import Offer, read_answer
 
 
 def answer_to(*frames: bytes) -> tuple[bytes, int] | None:
     """What a shipper reads in an answer; None where it is none."""
     try:
-        return zmqpush.read_answer(list(frames))
+        return read_answer(list(frames))
     except ValueError:
         return None
 
 
-def offer_in(*frames: bytes) -> zmqpull.Offer | None:
+def offer_in(*frames: bytes) -> Offer | None:
     """What a collector reads in a message; None where it is no offer."""
     try:
-        return zmqpull.Offer.read([b"peer", *frames])
+        return Offer.read([b"peer", *frames])
     except ValueError:
         return None
 
@@ -62,7 +61,7 @@ def test_any_frames_are_an_answer_or_a_value_error(frames: list[bytes]) -> None:
 
 def test_offer_is_read_as_written_down() -> None:
     header = b"\x01\x01" + ALICE + bytes(6) + b"\x01\x02" + bytes(7) + b"\x09"
-    offer = zmqpull.Offer.read([b"peer", header, b'{"a":1}\n[{"b":2},{"c":3}]'])
+    offer = Offer.read([b"peer", header, b'{"a":1}\n[{"b":2},{"c":3}]'])
     assert (offer.peer, offer.shipper, offer.number, offer.first) == (b"peer", ALICE, 258, 9)
     assert offer.events == [b'{"a":1}', b'{"b":2}', b'{"c":3}']
     assert not offer.is_new
@@ -79,7 +78,7 @@ def test_one_message_may_have_line_ends_in_it() -> None:
 
 def test_question_has_no_number_whatever_it_says() -> None:
     offer = offer_in(HEADER.pack(1, QUESTION, ALICE, 2**64 - 1, 2**64 - 1))
-    assert offer == zmqpull.Offer(b"peer", ALICE, 0, 0, [])
+    assert offer == Offer(b"peer", ALICE, 0, 0, [])
 
 
 @pytest.mark.parametrize("frames", NO_OFFERS.values(), ids=NO_OFFERS)

@@ -21,6 +21,9 @@ from tests.support.places import InSqlite
 from tests.support.proc import wait_until_asleep
 from tests.support.programs import wait_until_read
 from tests.support.waiting import DEADLINE_S
+from zmqlines.finished import Finished
+from zmqlines.spool import Spool
+from zmqlines.spool_file import SpoolFile
 
 
 @pytest.mark.long
@@ -124,8 +127,8 @@ def test_answer_that_comes_soon_after_a_signal_counts(
 def leave_files_behind(directory: Path, count: int) -> list[str]:
     """As many shippers do, of which each was killed; returns the texts in them."""
     for number in range(count):
-        file = zmqpush.SpoolFile.create(str(directory))
-        file.append(zmqpush.Finished(b"%d" % number, 1, 1))
+        file = SpoolFile.create(str(directory))
+        file.append(Finished(b"%d" % number, 1, 1))
         file.let_go()
     return [f"{number}" for number in range(count)]
 
@@ -163,10 +166,10 @@ def test_books_are_right_when_a_file_is_damaged_while_its_chunks_are_in_the_wind
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = zmqpush.parse_options(zmqpush.build_parser(""), ["--format", "raw"])
-    form = zmqpush.EventFormat(options, 1)
+    form = zmqpush.make_format(options, 1)
 
     async def scenario() -> None:
-        spool = zmqpush.Spool(str(tmp_path), 0, form, held=lambda: 0)
+        spool = Spool(str(tmp_path), 0, form, held=lambda: 0)
         for _ in range(100):  # more than SQLite's cache holds
             await spool.put(b"x" * 99_999 + b"\n")
         await spool.safe()

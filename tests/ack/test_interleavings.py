@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-import zmqpull
-import zmqpush
 from tests.ack.helpers import chunk_of
 from tests.support.ack import ANSWER, SAFE, Books
 from tests.support.collector import strict_json
+from zmqlines.ack import Offer, Window, read_answer
+from zmqlines.finished import Finished
 
 
 @dataclasses.dataclass
@@ -34,11 +34,11 @@ class Journal:
 
     def __init__(self, shipper: bytes) -> None:
         self.shipper = shipper
-        self.held: list[zmqpush.Finished] = []
-        self.deleted: list[zmqpush.Finished] = []
+        self.held: list[Finished] = []
+        self.deleted: list[Finished] = []
         self.count = 0
 
-    def write(self, events: list[bytes]) -> zmqpush.Finished:
+    def write(self, events: list[bytes]) -> Finished:
         self.count += 1
         self.held.append(chunk_of(self.count, *events))
         return self.held[-1]
@@ -79,7 +79,7 @@ class Delivery(RuleBasedStateMachine):
         self.shippers += 1
         self.own = Journal(self.shippers.to_bytes(16, "big"))
         self.journals = {journal.shipper: journal for journal in [*left_behind, self.own]}
-        self.window = zmqpush.Window()
+        self.window = Window()
         self.waiting = collections.deque(
             (journal.shipper, chunk) for journal in left_behind for chunk in journal.held
         )
@@ -123,7 +123,7 @@ class Delivery(RuleBasedStateMachine):
     def read_answers(self, most: int) -> None:
         answers = self.connections[-1].answers
         for _ in range(min(most, len(answers))):
-            shipper, number = zmqpush.read_answer([answers.popleft()])
+            shipper, number = read_answer([answers.popleft()])
             if self.window.safe(shipper, number):
                 self.journals[shipper].delete(number)
 
@@ -158,7 +158,7 @@ class Delivery(RuleBasedStateMachine):
     @rule(collector=st.integers(0, 2), most=st.integers(1, 8), data=st.data(), dies=st.booleans())
     def collect(self, collector: int, most: int, data: st.DataObject, dies: bool) -> None:
         """It keeps some of what has come, by connections that may be long gone; and answers."""
-        offers: list[zmqpull.Offer] = []
+        offers: list[Offer] = []
         while len(offers) < most:
             ready = [
                 index
@@ -169,12 +169,12 @@ class Delivery(RuleBasedStateMachine):
                 break
             index = ready[0] if len(ready) == 1 else data.draw(st.sampled_from(ready))
             frames = self.connections[index].offers.popleft()
-            offers.append(zmqpull.Offer.read([b"%d" % index, *frames]))
+            offers.append(Offer.read([b"%d" % index, *frames]))
         self.keep(collector, offers)
         if dies:
             self.kill_collector(collector)
 
-    def keep(self, collector: int, offers: list[zmqpull.Offer]) -> None:
+    def keep(self, collector: int, offers: list[Offer]) -> None:
         records = self.stores[collector].keep(offers)
         for peer, shipper in {(offer.peer, offer.shipper): None for offer in offers}:
             answer = ANSWER.pack(1, SAFE, shipper, records[shipper])
@@ -225,7 +225,7 @@ class Delivery(RuleBasedStateMachine):
         for index, connection in enumerate(self.connections):
             while connection.collector == collector and connection.offers:
                 frames = connection.offers.popleft()
-                self.keep(collector, [zmqpull.Offer.read([b"%d" % index, *frames])])
+                self.keep(collector, [Offer.read([b"%d" % index, *frames])])
 
 
 TestAnyInterleavingLosesNothingAndRepeatsNothing = pytest.mark.long(Delivery.TestCase)

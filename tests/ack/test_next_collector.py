@@ -29,6 +29,7 @@ from tests.support.net import free_endpoint
 from tests.support.places import InFile, InSqlite, Place, options_of
 from tests.support.proc import proc_status, wait_until_asleep
 from tests.support.waiting import wait_until
+from zmqlines.dealer import AckLink
 
 
 @pytest.mark.long
@@ -91,7 +92,8 @@ def test_end_of_a_connection_that_was_left_before_is_no_news() -> None:
     """What the monitor says comes later than we act."""
 
     async def hear() -> None:
-        link = zmqpush.AckLink(0, 0, ["tcp://127.0.0.1:9"])
+        options = zmqpush.parse_options(zmqpush.build_parser(""), ["--ack"])
+        link = AckLink(options, zmqpush.make_format(options, 1))
         link.event_received(types.SimpleNamespace(event=zmq.EVENT_DISCONNECTED, value=99))
         assert link.connections == {}
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-import zmqpush
 from tests.ack.helpers import chunk_of
 from tests.support.ack import ALICE, BOB, HEADER, LINES, ONE, QUESTION
+from zmqlines.ack import WINDOW_CHUNKS, Window
+from zmqlines.finished import Finished
 
 
-def window_of(**numbers: list[int]) -> zmqpush.Window:
+def window_of(**numbers: list[int]) -> Window:
     """A window with chunks of `alice` and `bob`."""
-    window = zmqpush.Window()
+    window = Window()
     for name, its_numbers in numbers.items():
         for number in its_numbers:
             window.add({"alice": ALICE, "bob": BOB}[name], chunk_of(number, b"%d" % number))
     return window
 
 
-def given_by(window: zmqpush.Window) -> list[tuple[bytes, int, int]]:
+def given_by(window: Window) -> list[tuple[bytes, int, int]]:
     """Shipper, number and first of the messages that it has to give."""
     return [HEADER.unpack(frames[0])[2:] for frames in iter(window.message, None)]
 
@@ -90,11 +91,11 @@ def test_window_asks_for_each_shipper_that_it_holds_something_of() -> None:
     assert window.questions() == [HEADER.pack(1, QUESTION, ALICE, 0, 0)]
 
 
-@pytest.mark.parametrize(("count", "size"), [(zmqpush.WINDOW_CHUNKS, 1), (4, 1024 * 1024)])
+@pytest.mark.parametrize(("count", "size"), [(WINDOW_CHUNKS, 1), (4, 1024 * 1024)])
 def test_window_is_full_with_so_many_chunks_or_bytes_until_some_are_safe(
     count: int, size: int
 ) -> None:
-    window = zmqpush.Window()
+    window = Window()
     for number in range(1, count + 1):
         assert not window.is_full()
         window.add(ALICE, chunk_of(number, b"x" * size))
@@ -111,15 +112,13 @@ def test_window_is_full_with_so_many_chunks_or_bytes_until_some_are_safe(
         (chunk_of(3, b""), ONE, b""),
         (chunk_of(3, b"a", b"b"), LINES, b"a\nb"),
         (chunk_of(3, b"", b""), LINES, b"\n"),
-        (zmqpush.Finished(b"[1,2]", 2, batch=2), ONE, b"[1,2]"),
-        (zmqpush.Finished(b"[1,2]\n[3]", 3, batch=2), LINES, b"[1,2]\n[3]"),
+        (Finished(b"[1,2]", 2, batch=2), ONE, b"[1,2]"),
+        (Finished(b"[1,2]\n[3]", 3, batch=2), LINES, b"[1,2]\n[3]"),
     ],
 )
-def test_message_is_laid_out_as_written_down(
-    chunk: zmqpush.Finished, kind: int, text: bytes
-) -> None:
+def test_message_is_laid_out_as_written_down(chunk: Finished, kind: int, text: bytes) -> None:
     chunk.number = 3
-    window = zmqpush.Window()
+    window = Window()
     window.add(ALICE, chunk)
     header = bytes([1, kind]) + ALICE + bytes(7) + b"\x03" + bytes(7) + b"\x03"
     assert window.message() == [header, text]

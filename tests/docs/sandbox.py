@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.docs.pages import Block, block
+from tests.support.checkout import make_checkout
 from tests.support.programs import TOP
 from tests.support.waiting import DEADLINE_S
 
@@ -154,18 +154,6 @@ class Sandbox:
     def _command(self, script: str) -> list[str]:
         ran.append(script)
         return [*UNSHARE, "bash", "-c", f'. "{self.folder}/preamble"; eval "$1"', "bash", script]
-
-
-def make_checkout(folder: Path) -> None:
-    """Copy what is installed."""
-    folder.mkdir()
-    for name in (*PROGRAMS, "setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy2(TOP / name, folder)
-    parts = folder / "zmqlines"
-    if (TOP / parts.name).is_dir():
-        shutil.copytree(TOP / parts.name, parts, ignore=shutil.ignore_patterns("__pycache__"))
-    else:
-        parts.mkdir()
 
 
 def waits_for(count: int) -> str:

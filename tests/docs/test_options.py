@@ -15,8 +15,6 @@ import zmqpush
 from tests.docs.pages import section, tables
 
 PAGE = "docs/options.md"
-#: Described before the parser has them. When one lands, a test says so.
-TO_COME = {"--gather"}
 #: A value that is no default, by metavar.
 SAMPLES = {
     "LOGTYPE": "app",
@@ -66,7 +64,7 @@ def read_row(option: str, variable: str, default: str, meaning: str) -> Row:
 
 def rows_to_check(program: str) -> list[Row]:
     """Those that the parser should have, and that have a variable."""
-    return [row for row in rows(program) if row.variable and not TO_COME & {*row.names}]
+    return [row for row in rows(program) if row.variable]
 
 
 def parser_of(program: str) -> Any:
@@ -87,9 +85,7 @@ def test_every_option_is_listed_once_with_its_metavar(program: str) -> None:
     for action in actions(program):
         metavar = "FORMAT" if action.choices else str(action.metavar or "")
         known[tuple(action.option_strings)] = metavar
-    landed = [name for names in known for name in names if name in TO_COME]
-    assert landed == [], "is in the parser now: take it out of TO_COME"
-    assert {names: word for names, word in listed.items() if not TO_COME & {*names}} == known
+    assert listed == known
 
 
 @pytest.mark.parametrize("program", MODULES)
@@ -147,11 +143,9 @@ def test_the_matrix_is_true() -> None:
     wrong = []
     for option, *cells in matrix[1:]:
         row = words(option)
-        assert TO_COME & {*row} or is_accepted(row)
+        assert is_accepted(row)
         for column, cell in zip(columns, cells):
             assert cell in ("yes", "no", "no effect")
-            if TO_COME & {*row, *column}:
-                continue
             together = row if row == column else [*row, *column]
             if is_accepted(together) != (cell != "no"):
                 wrong.append((shlex.join(together), cell))

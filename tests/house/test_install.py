@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 import zmqpush
 from tests.support.aliases import Ship
+from tests.support.checkout import copy_programs, make_checkout, make_wrong_parts
 from tests.support.collector import Collector
 from tests.support.programs import TOP, Result
 from tests.support.running import PROGRAMS, customized, run_program
@@ -89,10 +91,7 @@ def check(outcome: str) -> None:
 def install(directory: Path) -> str:
     """Install a copy of the checkout into a new virtual environment; tell what went wrong."""
     copy, venv = directory / "copy", directory / "venv"
-    copy.mkdir(parents=True)
-    for path in TOP.iterdir():
-        if path.is_file():
-            shutil.copy2(path, copy)
+    make_checkout(copy)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     failure = pip("--python", str(venv / "bin/python"), "install", f"{copy}[progress]")
     return why_not(failure, directory)
@@ -128,12 +127,60 @@ def test_pip_puts_the_programs_on_the_path_under_their_names(
     check_others([], "", tmp_path, path)
 
 
-def test_pip_installs_the_programs_and_no_modules(venv: Path) -> None:
-    """Or `import zmqpush` would find two of them."""
+def test_pip_installs_each_program_under_both_names_and_the_modules(venv: Path) -> None:
+    launchers = {path.name for path in (venv / "bin").glob("zmq*")}
+    assert launchers == {*PROGRAMS, *(program[: -len(".py")] for program in PROGRAMS)}
     (site_packages,) = venv.glob("lib/python*/site-packages")
-    ours = [path.name for path in site_packages.iterdir() if "zmqpush" in path.name]
-    assert len(ours) == 1
-    assert re.fullmatch(r"zmqpush-.*\.(dist|egg)-info", ours[0])
+    ours = {path.name for path in site_packages.glob("zmq[pl]*")}
+    (info,) = (name for name in ours if re.fullmatch(r"zmqpush-.*\.(dist|egg)-info", name))
+    assert ours - {info} == {"zmqpush.py", "zmqpull.py", "zmqlines"}
+    parts = {path.relative_to(site_packages) for path in site_packages.glob("zmqlines/**/*.py")}
+    assert parts == {path.relative_to(TOP) for path in TOP.glob("zmqlines/**/*.py")}
+
+
+@pytest.mark.parametrize("end", ["", ".py"])
+def test_an_installed_program_says_its_own_name(end: str, path: str, tmp_path: Path) -> None:
+    for program in PROGRAMS:
+        name = program[: -len(".py")] + end
+        result = run([name, "--version"], tmp_path, path)
+        assert (result.status, result.stdout) == (0, f"{name} {zmqpush.__version__}\n")
+
+
+def test_the_installed_shipper_has_all_parts(path: str, tmp_path: Path) -> None:
+    options = ["--omprog", "--ack", "--format=json", "--progress", "--linger=0"]
+    result = run(["zmqpush", *options, f"--spool={tmp_path}/spool"], tmp_path, path)
+    assert (result.status, result.stdout) == (0, "OK\n")
+
+
+def test_a_launcher_is_not_misled_by_what_lies_beside_it_or_in_the_directory(
+    venv: Path, path: str, tmp_path: Path, collector: Collector
+) -> None:
+    """Beside a launcher lies another one, called zmqpush.py: that is no module."""
+    (tmp_path / "zmqpush.py").write_text("raise SystemExit('the wrong one')")
+    make_wrong_parts(tmp_path)
+    for name in ("zmqpush", "zmqpush.py"):
+        for flags in ([], ["-I"]):
+            python = [str(venv / "bin/python"), *flags, str(venv / "bin" / name)]
+            check_ships(python, tmp_path, path, collector)
+            check_ships([*python, "--format=json"], tmp_path, path, collector)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("imported", ["importlib", "zmqpush", "zmq", "aiozmq"])
+def test_a_signal_during_the_imports_of_a_launcher_waits(
+    number: signal.Signals, imported: str, venv: Path, tmp_path: Path, collector: Collector
+) -> None:
+    code = f"""
+import os, sys
+def send_signal(event, args):
+    if event == "import" and args[0] == {imported!r} and "signal" in sys.modules:
+        os.kill(os.getpid(), {number:d})
+sys.addaudithook(send_signal)
+"""
+    env = customized(tmp_path, code)
+    command = [str(venv / "bin/zmqpush"), "-c", collector.endpoint]
+    result = run_program(command, b"x\n", cwd=tmp_path, env=env)
+    assert (result.status, result.processed, result.stderr) == (0, 1, "")
 
 
 def test_the_installed_version_is_that_of_the_program(venv: Path) -> None:
@@ -196,10 +243,9 @@ def test_the_shipper_alone_is_enough_and_leaves_nothing_behind(
 
 
 def test_the_other_programs_leave_nothing_behind(tmp_path: Path) -> None:
-    for program in PROGRAMS:
-        shutil.copy2(TOP / program, tmp_path)
+    copy_programs(tmp_path)
     check_others([sys.executable], "", tmp_path, SYSTEM_PATH)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(PROGRAMS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*PROGRAMS, "zmqlines"])
 
 
 def has_packages(python: str) -> bool:
@@ -214,8 +260,7 @@ def test_the_bare_files_work_with_the_packages_of_debian(
 ) -> None:
     if not (Path(DEBIAN_PYTHON).exists() and has_packages(DEBIAN_PYTHON)):
         pytest.skip("python3-zmq and python3-aiozmq are not installed")
-    for program in PROGRAMS:
-        shutil.copy2(TOP / program, tmp_path)
+    copy_programs(tmp_path)
     check_ships(["./zmqpush.py"], tmp_path, SYSTEM_PATH, collector)
     check_others([], "./", tmp_path, SYSTEM_PATH)
 

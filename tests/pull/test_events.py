@@ -10,17 +10,26 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-import zmqpull
 import zmqpush
 from tests.support.collector import strict_json
 from tests.support.events import read_json, reference, wrapped
+from zmqlines.events import (
+    BETWEEN,
+    HEAD,
+    are_objects,
+    are_objects_together,
+    events_in_lines,
+    events_in_simple,
+    events_of,
+    simple_messages,
+)
 
 thorough = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def check_events(frames: list[bytes]) -> None:
     """They say what the frames say, each on one line."""
-    events = zmqpull.events_of(frames)
+    events = events_of(frames)
     assert not [event for event in events if b"\n" in event or b"\r" in event]
     said = [read_json(event.decode()) for event in events]
     assert said == [value for frame in frames for value in reference(frame)]
@@ -135,7 +144,7 @@ def test_the_events_of_any_frames_are_objects_that_say_what_the_frames_say(
 @thorough
 @given(st.lists(st.tuples(blanks, object_texts, blanks), max_size=5))
 def test_an_object_keeps_its_own_text(objects: list[tuple[str, str, str]]) -> None:
-    events = zmqpull.events_of(["".join(parts).encode() for parts in objects])
+    events = events_of(["".join(parts).encode() for parts in objects])
     expected = [on_one_line(text) for _, text, _ in objects]
     assert [event.decode().strip(" \t") for event in events] == expected
 
@@ -149,7 +158,7 @@ def test_an_object_keeps_its_own_text(objects: list[tuple[str, str, str]]) -> No
 def test_the_objects_of_arrays_come_out_one_by_one_in_order_with_their_own_text(
     arrays: list[tuple[list[str], str]],
 ) -> None:
-    events = zmqpull.events_of([text.encode() for _, text in arrays])
+    events = events_of([text.encode() for _, text in arrays])
     expected = [on_one_line(text) for objects, _ in arrays for text in objects]
     assert [event.decode().strip(" \t") for event in events] == expected
 
@@ -162,8 +171,8 @@ def test_many_frames_at_once_are_seen_to_be_objects_just_where_each_of_them_is(
     frames: list[bytes],
 ) -> None:
     expected = all(map(is_object_on_one_line, frames))
-    assert zmqpull.are_objects_together(zmqpull.BETWEEN.join(frames), len(frames)) is expected
-    assert zmqpull.are_objects(frames) is expected
+    assert are_objects_together(BETWEEN.join(frames), len(frames)) is expected
+    assert are_objects(frames) is expected
 
 
 TAILS = (b'","type":1}', b'","type":"","a":"\\n"}', b'","type":{}', b'","type":"\\"}')
@@ -192,7 +201,7 @@ parts_of_messages = st.lists(
 
 alike_frames = st.lists(
     st.tuples(
-        st.sampled_from([zmqpull.HEAD] * 9 + [b"", b'{"message":']),
+        st.sampled_from([HEAD] * 9 + [b"", b'{"message":']),
         parts_of_messages,
         st.sampled_from([TAILS[0]] * 9 + [*TAILS]),
     ).map(b"".join),
@@ -212,7 +221,7 @@ alike_frames = st.lists(
 def test_frames_that_are_alike_are_seen_to_be_objects_just_where_each_of_them_is(
     frames: list[bytes],
 ) -> None:
-    assert zmqpull.are_objects(frames) is all(map(is_object_on_one_line, frames))
+    assert are_objects(frames) is all(map(is_object_on_one_line, frames))
 
 
 @thorough
@@ -232,7 +241,7 @@ def test_the_events_of_arrays_of_what_is_alike_say_what_the_arrays_say(
 @example([b"[{}]", b"[{}]", b"{}", b""])
 def test_lines_of_a_chunk_give_the_events_that_they_give_as_frames(frames: list[bytes]) -> None:
     text = b"\n".join(frames)
-    assert zmqpull.events_in_lines(text) == zmqpull.events_of(text.split(b"\n"))
+    assert events_in_lines(text) == events_of(text.split(b"\n"))
 
 
 @thorough
@@ -242,12 +251,12 @@ def test_the_quick_look_is_enough_for_what_a_shipper_sends(messages: list[str]) 
 
     def sent(*options: str) -> list[bytes]:
         parsed = zmqpush.parse_options(zmqpush.build_parser(""), ["app", "-f", "host=a", *options])
-        return zmqpush.EventFormat(parsed, 1).messages(lines, 0)
+        return zmqpush.make_format(parsed, 1).messages(lines, 0)
 
     events = sent()
-    assert len(zmqpull.simple_messages(b"\n".join(events), b"\n")) == len(events)
+    assert len(simple_messages(b"\n".join(events), b"\n")) == len(events)
     (array,) = sent("--batch", "10")
-    assert zmqpull.events_in_simple(array) == events
+    assert events_in_simple(array) == events
 
 
 @pytest.mark.parametrize(
@@ -266,8 +275,8 @@ def test_the_quick_look_is_enough_for_what_a_shipper_sends(messages: list[str]) 
 )
 @pytest.mark.parametrize("form", [b"%b", b"[%b]", b'[{"x":0},%b,{}]'])
 def test_an_object_is_not_written_anew(frame: bytes, form: bytes) -> None:
-    assert frame in zmqpull.events_of([form % frame])
-    assert zmqpull.events_of([b"x", form % frame])[1:] == zmqpull.events_of([form % frame])
+    assert frame in events_of([form % frame])
+    assert events_of([b"x", form % frame])[1:] == events_of([form % frame])
 
 
 @pytest.mark.parametrize(
@@ -309,18 +318,18 @@ def test_an_object_is_not_written_anew(frame: bytes, form: bytes) -> None:
     ids=lambda frame: repr(frame[:20]),
 )
 def test_what_is_no_object_becomes_the_message_of_an_event_with_a_tag(frame: bytes) -> None:
-    (event,) = zmqpull.events_of([frame])
+    (event,) = events_of([frame])
     assert strict_json(event) == wrapped(frame)
-    neighbours = zmqpull.events_of([b'{"a":1}', frame, b'{"b":2}'])
+    neighbours = events_of([b'{"a":1}', frame, b'{"b":2}'])
     assert neighbours == [b'{"a":1}', event, b'{"b":2}']
 
 
 def test_an_event_too_deep_to_be_read_is_a_message_and_no_failure() -> None:
     frames = [b'{"a":%b%b}' % (b"[" * depth, b"]" * depth) for depth in range(800, 1100)]
     for frame in frames:
-        (event,) = zmqpull.events_of([frame])
+        (event,) = events_of([frame])
         assert event == frame or strict_json(event) == wrapped(frame)
 
 
 def test_an_empty_array_has_no_events() -> None:
-    assert zmqpull.events_of([b"[]", b"[ ]", b"\t[\n]\r\n"]) == []
+    assert events_of([b"[]", b"[ ]", b"\t[\n]\r\n"]) == []

@@ -27,7 +27,7 @@ def event_format(*arguments: str) -> zmqpush.EventFormat:
     """The format that these command line arguments ask for, whoever runs the tests."""
     with mock.patch.dict(os.environ, clear=True):
         options = zmqpush.parse_options(zmqpush.build_parser("test"), list(arguments))
-    return zmqpush.EventFormat(options, PID)
+    return zmqpush.make_format(options, PID)
 
 
 def messages(lines: list[bytes], *arguments: str) -> list[bytes]:

@@ -11,25 +11,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import zmqpull
 from tests.support.ack import ALICE, BOB, Books, OurShippers
 from tests.support.aliases import Ship
 from tests.support.ending import end, stop
 from tests.support.net import free_endpoint
 from tests.support.places import InFile, InRedis, InSqlite, Place
+from zmqlines.ack import Offer
+from zmqlines.sinks.contract import Sink
+from zmqlines.sinks.file import Descriptor
+from zmqlines.sinks.redis_list import RedisList
+from zmqlines.sinks.sqlite import Sqlite
 
 _serials = iter(range(10**9))
 numbers = st.integers(1, 8) | st.integers(2**53 - 3, 2**53 - 1)
 
 
 @st.composite
-def any_offer(draw: st.DrawFn) -> zmqpull.Offer:
+def any_offer(draw: st.DrawFn) -> Offer:
     shipper = draw(st.sampled_from([ALICE, BOB]))
     if draw(st.integers(0, 5)) == 5:
-        return zmqpull.Offer(b"peer", shipper, 0, 0, [])
+        return Offer(b"peer", shipper, 0, 0, [])
     first, number = sorted([draw(numbers), draw(numbers)])
     events = [b'{"n":%d}' % next(_serials) for _ in range(draw(st.integers(0, 2)))]
-    return zmqpull.Offer(b"peer", shipper, number, first, events)
+    return Offer(b"peer", shipper, number, first, events)
 
 
 @pytest.mark.long
@@ -38,7 +42,7 @@ def any_offer(draw: st.DrawFn) -> zmqpull.Offer:
 @given(batches=st.lists(st.lists(any_offer(), max_size=5)))
 def test_every_sink_keeps_its_books_by_the_same_rule(
     kind: str,
-    batches: list[list[zmqpull.Offer]],
+    batches: list[list[Offer]],
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> None:
@@ -46,7 +50,7 @@ def test_every_sink_keeps_its_books_by_the_same_rule(
     folder = tmp_path_factory.mktemp("books")
     reference = Books()
 
-    async def keep_all(sink: zmqpull.Sink) -> None:
+    async def keep_all(sink: Sink) -> None:
         for offers in batches:
             before = len(reference.events)
             records = reference.keep(offers)
@@ -55,16 +59,16 @@ def test_every_sink_keeps_its_books_by_the_same_rule(
             assert new == reference.events[before:]
 
     async def keep_all_in_redis() -> None:
-        await keep_all(zmqpull.RedisList(url, str(folder), 0))  # which is of this event loop
+        await keep_all(RedisList(url, str(folder), 0))  # which is of this event loop
 
     place: Place
     if kind == "file":
         place = InFile(folder / "events")
         with open(folder / "events", "ab") as file:
-            asyncio.run(keep_all(zmqpull.Descriptor(file.fileno(), "a file")))
+            asyncio.run(keep_all(Descriptor(file.fileno(), "a file")))
     elif kind == "sqlite":
         place = InSqlite(folder / "events.db")
-        sink = zmqpull.Sqlite(place.options[1])
+        sink = Sqlite(place.options[1])
         with contextlib.closing(sink._db):
             asyncio.run(keep_all(sink))
     else:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-import zmqpull
 from tests.support.ack import ALICE
 from tests.support.disk import SmallDisk
 from tests.support.proc import wait_until_asleep
 from tests.support.pulling import Pull, Puller, Push, lines_in, numbered, send
 from tests.support.waiting import DEADLINE_S, wait_until
+from zmqlines.ack import Offer
+from zmqlines.sinks.contract import Trouble
+from zmqlines.sinks.file import Descriptor, File
 
 
 def test_events_are_appended_to_each_file(pull: Pull, push: Push, tmp_path: Path) -> None:
@@ -201,12 +203,12 @@ def test_sink_that_cannot_sync_has_not_kept_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the disk did not take is written again: the kernel may have dropped it (fsync(2))."""
-    offer = zmqpull.Offer(b"peer", ALICE, 1, 1, [b'{"n":1}'])
+    offer = Offer(b"peer", ALICE, 1, 1, [b'{"n":1}'])
     with open(tmp_path / "events", "ab") as file:
-        sink = zmqpull.Descriptor(file.fileno(), "a file")
+        sink = Descriptor(file.fileno(), "a file")
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", _fail_to_sync)
-            with pytest.raises(zmqpull.Trouble, match="Input/output error"):
+            with pytest.raises(Trouble, match="Input/output error"):
                 asyncio.run(sink.keep([offer]))
         assert not offer.is_new
         assert asyncio.run(sink.keep([offer])) == {ALICE: 1}
@@ -220,7 +222,7 @@ def test_file_that_is_renamed_while_it_is_synced_is_left_when_that_has_ended(
 ) -> None:
     """What a sync in vain was for is written again, to the new file."""
     path, old = tmp_path / "events", tmp_path / "old"
-    offers = [zmqpull.Offer(b"peer", ALICE, n, 1, [b'{"n":%d}' % n]) for n in (1, 2)]
+    offers = [Offer(b"peer", ALICE, n, 1, [b'{"n":%d}' % n]) for n in (1, 2)]
     synced: list[int] = []  # inodes
     begun, go_on = threading.Event(), threading.Event()
 
@@ -232,7 +234,7 @@ def test_file_that_is_renamed_while_it_is_synced_is_left_when_that_has_ended(
             _fail_to_sync(descriptor)
 
     async def rotate() -> None:
-        sink = zmqpull.File(str(path))
+        sink = File(str(path))
         keeping = asyncio.ensure_future(sink.keep(offers[:1]))
         await asyncio.get_running_loop().run_in_executor(None, begun.wait)
         path.rename(old)
@@ -240,7 +242,7 @@ def test_file_that_is_renamed_while_it_is_synced_is_left_when_that_has_ended(
         assert not path.exists()
         go_on.set()
         if fails:
-            with pytest.raises(zmqpull.Trouble):
+            with pytest.raises(Trouble):
                 await keeping
             assert await sink.keep(offers[:1]) == {ALICE: 1}
         else:
@@ -255,11 +257,11 @@ def test_file_that_is_renamed_while_it_is_synced_is_left_when_that_has_ended(
 
 
 def test_file_remembers_ten_thousand_shippers_and_forgetting_one_stops_nothing() -> None:
-    def offer(shipper: int, number: int) -> zmqpull.Offer:
-        return zmqpull.Offer(b"peer", shipper.to_bytes(16, "big"), number, number, [b"{}"])
+    def offer(shipper: int, number: int) -> Offer:
+        return Offer(b"peer", shipper.to_bytes(16, "big"), number, number, [b"{}"])
 
     with open(os.devnull, "wb") as nothing:
-        sink = zmqpull.Descriptor(nothing.fileno(), "nothing")
+        sink = Descriptor(nothing.fileno(), "nothing")
         again = [offer(serial, 1) for serial in (0, 1, 10_000)]
         later = offer(0, 7)
         for offers in ([offer(serial, 1) for serial in range(10_001)], again, [later]):

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import redis
 
-import zmqpull
 from tests.support.ack import ALICE, OurShippers
 from tests.support.aliases import Ship
 from tests.support.collector import strict_json
@@ -20,6 +19,9 @@ from tests.support.places import InRedis
 from tests.support.pulling import Pull, Push, numbered, send
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE_S, wait_until
+from zmqlines.ack import Offer
+from zmqlines.sinks.contract import Trouble
+from zmqlines.sinks.redis_list import FULL_LIST_S, SLICE, RedisList
 
 
 @pytest.mark.long
@@ -64,7 +66,7 @@ def test_nothing_is_missing_after_redis_was_killed_and_started_again(
     elements = redis_server.list("a key")
     assert list(dict.fromkeys(elements)) == numbered(count)
     repeated = len(elements) - count
-    assert repeated in (0, zmqpull.SLICE), "what Redis could not answer for is pushed again"
+    assert repeated in (0, SLICE), "what Redis could not answer for is pushed again"
 
 
 @pytest.mark.long
@@ -94,7 +96,7 @@ def test_a_full_list_holds_back_until_a_worker_takes_and_nothing_is_said(
     for event in numbered(2):
         sender.send(event)
         wait_until(lambda: puller.counters()[2] == 1, "it has the event in hand")
-        time.sleep(3 * zmqpull.FULL_LIST_S)
+        time.sleep(3 * FULL_LIST_S)
         assert puller.counters()[2] == 1
         assert redis_server.list() == [waiting]
         assert redis_server.client.blpop("logstash", DEADLINE_S) == (b"logstash", waiting)
@@ -120,7 +122,7 @@ def test_a_key_that_is_no_list_is_said_and_waited_for(
 
 def test_the_password_of_the_url_is_not_told() -> None:
     async def name() -> str:  # redis-py wants a running loop
-        return zmqpull.RedisList("redis://me:secret@host:1/2", "key", 0).name
+        return RedisList("redis://me:secret@host:1/2", "key", 0).name
 
     assert asyncio.run(name()) == "redis://host:1/2 key"
 
@@ -154,10 +156,10 @@ def test_failed_attempts_at_redis_leave_no_connections_open(redis_server: RedisS
     admin = redis_server.client
 
     async def fail_then_keep() -> dict[bytes, int]:
-        sink = zmqpull.RedisList(f"{redis_server.url}?max_connections=1", "books", 0)
-        offer = zmqpull.Offer(b"peer", b"shipper".ljust(16), 1, 1, [b"{}"])
+        sink = RedisList(f"{redis_server.url}?max_connections=1", "books", 0)
+        offer = Offer(b"peer", b"shipper".ljust(16), 1, 1, [b"{}"])
         admin.acl_setuser("default", enabled=True, commands=["-script"])
-        with pytest.raises(zmqpull.Trouble, match="no permissions"):
+        with pytest.raises(Trouble, match="no permissions"):
             await sink.keep([offer])
         admin.acl_setuser("default", enabled=True, commands=["+script"])
         records = await sink.keep([offer])

@@ -20,6 +20,8 @@ from tests.support.ack import ALICE
 from tests.support.proc import wait_until_asleep
 from tests.support.pulling import LARGE, MEBIBYTE, Pull, Push, numbered, send, send_until_held_back
 from tests.support.waiting import DEADLINE_S, wait_until
+from zmqlines.ack import Offer
+from zmqlines.sinks.file import Descriptor
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(pull: Pull, push: Push) -> None:
@@ -102,7 +104,7 @@ def test_pipe_may_have_any_descriptor(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     reading, writing = os.pipe()
     try:
-        sink = zmqpull.Descriptor(os.dup2(writing, 1999), "a pipe")
+        sink = Descriptor(os.dup2(writing, 1999), "a pipe")
         asyncio.run(sink.write([b"{}"]))
         assert os.read(reading, 10) == b"{}\n"
     finally:
@@ -113,8 +115,8 @@ def test_pipe_may_have_any_descriptor(tmp_path: Path) -> None:
 
 def test_pipe_needs_no_sync(tmp_path: Path) -> None:
     reading, writing = os.pipe()
-    sink = zmqpull.Descriptor(writing, "a pipe")
-    offer = zmqpull.Offer(b"peer", ALICE, 1, 1, [b'{"n":1}'])
+    sink = Descriptor(writing, "a pipe")
+    offer = Offer(b"peer", ALICE, 1, 1, [b'{"n":1}'])
     assert asyncio.run(sink.keep([offer])) == {ALICE: 1}
     os.close(writing)
     with open(reading, "rb") as pipe:

@@ -19,6 +19,9 @@ from tests.support.net import unread
 from tests.support.programs import Result, Shipper, wait_until_read
 from tests.support.spooled import rows
 from tests.support.waiting import DEADLINE_S, wait_until
+from zmqlines.finished import Finished
+from zmqlines.spool import Spool
+from zmqlines.spool_file import SpoolFile
 
 # A loopback address of this process: no shipper of anybody else is looking for a collector there.
 ADDRESS = f"127.251.{os.getpid() // 250 % 250}.{1 + os.getpid() % 250}"
@@ -157,19 +160,19 @@ def make_files(directory: Path, count: int) -> list[bytes]:
     """
     messages = []
     for number in range(count):
-        file = zmqpush.SpoolFile.create(str(directory))
+        file = SpoolFile.create(str(directory))
         for chunk in range(number % 3):
             texts = [b"%d %d %d" % (number, chunk, line) for line in range(4)]
-            file.append(zmqpush.Finished(b"\n".join(texts), len(texts), 1))
+            file.append(Finished(b"\n".join(texts), len(texts), 1))
             messages += texts
         file.let_go()
     return messages
 
 
-def make_spool(directory: Path) -> zmqpush.Spool:
+def make_spool(directory: Path) -> Spool:
     """A spool as in a process, but in this one and without a socket."""
     options = zmqpush.parse_options(zmqpush.build_parser(""), ["--format", "raw"])
-    return zmqpush.Spool(str(directory), 0, zmqpush.EventFormat(options, 1), held=lambda: 5)
+    return Spool(str(directory), 0, zmqpush.make_format(options, 1), held=lambda: 5)
 
 
 def sent_from(directory: Path) -> list[bytes]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-import zmqpush
+import zmqlines.spool
 from tests.spool.helpers import (
     assert_delivered,
     feed,
@@ -41,6 +41,8 @@ from tests.support.lines import lines, text, wait_until_pipe_is_empty
 from tests.support.proc import wait_until_asleep
 from tests.support.programs import Shipper, wait_until_read
 from tests.support.waiting import DEADLINE_S
+from zmqlines.finished import Finished
+from zmqlines.spool_file import SpoolFile
 
 # ---- files that were left behind --------------------------------------------------------------
 
@@ -218,7 +220,7 @@ def flip_in_the_head(data: bytearray, chance: random.Random) -> None:
 
 
 def misplace(data: bytearray, chance: random.Random) -> None:
-    size = zmqpush.SpoolFile.PAGE_SIZE
+    size = SpoolFile.PAGE_SIZE
     source, target = (chance.randrange(0, len(data), size) for _ in range(2))
     data[target : target + size] = data[source : source + size]
 
@@ -382,10 +384,10 @@ def test_line_that_is_being_written_when_the_file_turns_out_damaged_is_kept(
     is_full: bool, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is slow, so that what waits is loaded, and damage is met, in the meantime."""
-    really_append = zmqpush.SpoolFile.append
+    really_append = SpoolFile.append
     full = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))] if is_full else []
 
-    def append(file: zmqpush.SpoolFile, chunk: zmqpush.Finished) -> None:
+    def append(file: SpoolFile, chunk: Finished) -> None:
         if full:
             raise full.pop()
         really_append(file, chunk)
@@ -396,7 +398,7 @@ def test_line_that_is_being_written_when_the_file_turns_out_damaged_is_kept(
             await spool.put(text(lines(1000, size=99, start=start)))
         await spool.safe()
         noise_over(directory)
-        own, written = spool._own, threading.Event()
+        own, written = spool._folder.own, threading.Event()
         vars(own).update(sync=lambda: written.wait(DEADLINE_S))
         vars(spool).update(_sync_s=1.0)  # too slow to be waited for on the thread of the loop
         putting = asyncio.create_task(spool.put(b"new\n"))
@@ -404,7 +406,7 @@ def test_line_that_is_being_written_when_the_file_turns_out_damaged_is_kept(
         async def write_when_damage_was_met() -> None:
             while not own.closed:
                 await asyncio.sleep(0.01)
-            monkeypatch.setattr(zmqpush.SpoolFile, "append", append)
+            monkeypatch.setattr(SpoolFile, "append", append)
             written.set()
 
         writing = asyncio.create_task(write_when_damage_was_met())
@@ -423,19 +425,19 @@ def test_line_that_is_being_written_when_the_file_turns_out_damaged_is_kept(
 def test_sync_that_fails_is_tried_until_it_succeeds(
     directory: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(zmqpush, "SPOOL_RETRY_S", 0.01)
+    monkeypatch.setattr(zmqlines.spool, "SPOOL_RETRY_S", 0.01)
     failures = [OSError(errno.EIO, os.strerror(errno.EIO))] * 3
 
     async def scenario() -> list[bytes]:
         spool = make_spool(directory)
-        really_sync = spool._own.sync
+        really_sync = spool._folder.own.sync
 
         def sync() -> None:
             if failures:
                 raise failures.pop()
             really_sync()
 
-        vars(spool._own).update(sync=sync)
+        vars(spool._folder.own).update(sync=sync)
         await spool.put(text(lines(1000, size=99)))
         assert not failures
         await spool.end()

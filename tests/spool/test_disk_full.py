@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import pytest
 
-import zmqpush
 from tests.spool.helpers import (
     assert_delivered,
     feed,
@@ -28,6 +27,7 @@ from tests.support.lines import in_background, lines, text, written_in_backgroun
 from tests.support.proc import wait_until_asleep
 from tests.support.programs import Shipper
 from tests.support.tmpfs import Disk
+from zmqlines.spool_file import DISK_RESERVE
 
 FULL = (
     "zmqpush.py: cannot write to the spool: No space left on device; reading on when that is over\n"
@@ -64,7 +64,7 @@ def test_full_disk_and_lines_one_at_a_time(
     small_disk: Disk, endpoint: str, collect: Collect, ship: Ship
 ) -> None:
     shipper = feed(start_on(small_disk, endpoint, ship), b"0\n")
-    small_disk.fill_up(leave=zmqpush.DISK_RESERVE + 1_000_000)
+    small_disk.fill_up(leave=DISK_RESERVE + 1_000_000)
     expected = [b"%d" % number for number in range(2000)]
 
     def write() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import zmqpush
 from tests.spool.helpers import (
     assert_delivered,
     feed,
@@ -23,6 +22,8 @@ from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector
 from tests.support.lines import lines, text
 from tests.support.proc import wait_until_asleep
+from zmqlines.finished import Finished
+from zmqlines.spool_file import SpoolFile
 
 
 def test_what_several_types_left_behind_is_sent_as_it_was_meant_oldest_first_and_before_own_lines(
@@ -139,10 +140,10 @@ def test_two_processes_with_input_of_their_own_adopt_at_once_and_nothing_is_sent
 def test_numbers_beyond_32_bits_are_sent(
     directory: Path, eager_collector: Collector, ship: Ship
 ) -> None:
-    file = zmqpush.SpoolFile.create(str(directory))
-    file.append(zmqpush.Finished(b"first", 1, 1))
+    file = SpoolFile.create(str(directory))
+    file.append(Finished(b"first", 1, 1))
     file._db.execute("UPDATE sqlite_sequence SET seq = ?", (2**31,))
-    file.append(zmqpush.Finished(b"later", 1, 1))
+    file.append(Finished(b"later", 1, 1))
     file.close()
     assert_delivered(start_draining(ship, eager_collector.endpoint, directory).finish(), 2)
     assert eager_collector.receive(2) == [b"first", b"later"]

@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
-import zmqpush
 from tests.spool.helpers import names, sent_from
 from tests.support.lines import lines
+from zmqlines.finished import Finished
+from zmqlines.spool_file import SpoolFile
 
 
-def finished(*texts: bytes) -> zmqpush.Finished:
-    return zmqpush.Finished(b"\n".join(texts), len(texts), 1)
+def finished(*texts: bytes) -> Finished:
+    return Finished(b"\n".join(texts), len(texts), 1)
 
 
-def loaded(file: zmqpush.SpoolFile) -> list[tuple[int, list[bytes]]]:
+def loaded(file: SpoolFile) -> list[tuple[int, list[bytes]]]:
     """All that it loads, by number."""
     found = []
     while chunks := file.load():
@@ -28,25 +29,25 @@ def loaded(file: zmqpush.SpoolFile) -> list[tuple[int, list[bytes]]]:
     return found
 
 
-def number_of_next(file: zmqpush.SpoolFile, *texts: bytes) -> int:
+def number_of_next(file: SpoolFile, *texts: bytes) -> int:
     """Append them as one chunk; returns its number."""
     chunk = finished(*texts)
     file.append(chunk)
     return chunk.number
 
 
-def identity(file: zmqpush.SpoolFile) -> Any:
+def identity(file: SpoolFile) -> Any:
     return file._db.execute("SELECT id FROM shipper").fetchall()
 
 
-def adopted(path: str) -> zmqpush.SpoolFile:
-    file = zmqpush.SpoolFile.adopt(path)
+def adopted(path: str) -> SpoolFile:
+    file = SpoolFile.adopt(path)
     assert file
     return file
 
 
 def test_number_is_never_used_again(directory: Path) -> None:
-    file = zmqpush.SpoolFile.create(str(directory))
+    file = SpoolFile.create(str(directory))
     assert [number_of_next(file, b"x") for _ in range(3)] == [1, 2, 3]
     file.forget(3)
     file.let_go()
@@ -56,7 +57,7 @@ def test_number_is_never_used_again(directory: Path) -> None:
 
 
 def test_file_keeps_its_id_and_two_files_have_different_ones(directory: Path) -> None:
-    files = [zmqpush.SpoolFile.create(str(directory)) for _ in range(2)]
+    files = [SpoolFile.create(str(directory)) for _ in range(2)]
     before = [identity(file) for file in files]
     for file in files:
         file.let_go()
@@ -65,7 +66,7 @@ def test_file_keeps_its_id_and_two_files_have_different_ones(directory: Path) ->
 
 
 def test_chunks_before_a_damaged_one_are_loaded_first(directory: Path) -> None:
-    file = zmqpush.SpoolFile.create(str(directory))
+    file = SpoolFile.create(str(directory))
     for line in lines(5):
         file.append(finished(line))
     file._db.execute("UPDATE chunk SET text = CAST('noise' AS BLOB) WHERE number = 4")
@@ -83,7 +84,7 @@ def test_chunks_before_a_damaged_one_are_loaded_first(directory: Path) -> None:
 def test_chunk_that_is_not_as_it_was_written_is_never_sent(
     assignment: str, directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = zmqpush.SpoolFile.create(str(directory))
+    file = SpoolFile.create(str(directory))
     file.append(finished(b"before"))
     file.append(finished(b"a", b"b", b"c"))
     file._db.executescript(
@@ -99,7 +100,7 @@ def test_chunk_that_is_not_as_it_was_written_is_never_sent(
 
 
 def test_file_that_moves_keeps_its_numbers_its_id_and_its_rows(directory: Path) -> None:
-    file = zmqpush.SpoolFile.create(str(directory))
+    file = SpoolFile.create(str(directory))
     for line in lines(5):
         file.append(finished(line, b""))
     file.forget(2)
@@ -136,7 +137,7 @@ def test_process_that_is_killed_while_it_removes_a_file_leaves_nothing_for_ever(
         removed.append(path)
         really_unlink(path)
 
-    file = zmqpush.SpoolFile.create(str(directory))
+    file = SpoolFile.create(str(directory))
     file.append(finished(b"x"))
     file.forget(1)
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
@@ -153,7 +154,7 @@ def test_process_that_is_killed_while_it_removes_a_file_leaves_nothing_for_ever(
 def test_file_whose_id_is_damaged_is_put_aside(
     name: str, directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = zmqpush.SpoolFile.create(str(directory))
+    file = SpoolFile.create(str(directory))
     file.append(finished(b"x"))
     file._db.execute("UPDATE shipper SET id = ?", (name,))
     file.let_go()
@@ -163,7 +164,7 @@ def test_file_whose_id_is_damaged_is_put_aside(
 
 
 def test_file_is_held_by_one_at_a_time(directory: Path) -> None:
-    file = zmqpush.SpoolFile.create(str(directory))
-    assert zmqpush.SpoolFile.adopt(file.path) is None
+    file = SpoolFile.create(str(directory))
+    assert SpoolFile.adopt(file.path) is None
     file.let_go()
     adopted(file.path).let_go()

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import zmq
 
-import zmqpull
 from tests.support.waiting import DEADLINE_S
+from zmqlines.ack import Offer, sort_out
 
 HEADER = struct.Struct(">BB16sQQ")  # version, kind, shipper, number, first
 ANSWER = struct.Struct(">BB16sQ")  # version, kind, shipper, number
@@ -123,8 +123,8 @@ class Books:
         self.was_wiped = False
         self._records: dict[bytes, int] = {}
 
-    def keep(self, offers: list[zmqpull.Offer]) -> dict[bytes, int]:
-        taken, records = zmqpull.sort_out(offers, self._records.get)
+    def keep(self, offers: list[Offer]) -> dict[bytes, int]:
+        taken, records = sort_out(offers, self._records.get)
         self.events += [event for offer in taken for event in offer.events]
         self._records.update(records)
         return records

@@ -1,0 +1,14 @@
+"""How many files and connections the process may have open."""
+
+from __future__ import annotations
+
+import resource
+
+
+def allow_open_files() -> None:
+    """Allow as many as the system does (getrlimit(2)).
+
+    Each connection takes one, each file of a spool three.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,0 +1,56 @@
+"""`zmqpull.py --ack`: the collector's end of acknowledged delivery, a ROUTER socket.
+
+See docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import zmq
+
+import zmqpush
+from zmqlines.ack import ACK_ANSWER, ACK_SAFE, ACK_VERSION, Offer
+from zmqlines.pull import ENOUGH_BYTES, Pull
+
+LAST_ANSWERS_MS = 500
+
+
+class Router(Pull):
+    """The ROUTER socket, which takes offers and answers them."""
+
+    KIND = zmq.ROUTER
+
+    def take_offers(self, most: int) -> list[Offer]:
+        """The offers among up to `most` messages; what is none is said once, and ignored."""
+        offers: list[Offer] = []
+        size = 0
+        with contextlib.suppress(zmq.Again):
+            for _ in range(most):
+                frames = self._pull.recv_multipart(zmq.DONTWAIT)
+                size += sum(map(len, frames))
+                try:
+                    offers.append(Offer.read(frames))
+                except ValueError as error:
+                    self._say_once(f"a peer does not speak the protocol of --ack: {error}")
+                if size >= ENOUGH_BYTES:
+                    break
+        return offers
+
+    def answer(self, peer: bytes, shipper: bytes, record: int) -> None:
+        """Tell `peer` that all of `shipper` up to `record` is safe, if it is still there."""
+        header = ACK_ANSWER.pack(ACK_VERSION, ACK_SAFE, shipper, record)
+        with contextlib.suppress(zmq.Again):
+            self._pull.send_multipart([peer, header], zmq.DONTWAIT)
+
+    def close(self) -> None:
+        """Return when the last answers are sent, or nobody takes them."""
+        asyncio.get_running_loop().remove_reader(self._pull.fileno())
+        self._pull.close(LAST_ANSWERS_MS)
+        zmq.Context.instance().term()
+
+    def _say_once(self, text: str) -> None:
+        if not self._told:
+            zmqpush.say(text)
+        self._told = True

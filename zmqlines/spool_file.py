@@ -1,0 +1,285 @@
+"""A file of the spool: chunks on disk, which outlive the process that wrote them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import math
+import os
+import sqlite3
+import stat
+import time
+
+import zmqpush
+from zmqlines.finished import Finished
+
+DISK_RESERVE = 8 * 1024 * 1024  # bytes
+LOAD_SIZE = 1024 * 1024  # bytes that are brought into memory at once
+LOG_SUFFIX = "-wal"  # of SQLite's write-ahead log
+
+
+def open_and_lock(path: str, flags: int = 0) -> int | None:
+    """A descriptor that holds the lock of the file at `path`; None where another holds it.
+
+    Raises OSError.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:  # whoever held it has removed it
+        return None
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_file_at(path, descriptor):
+            return descriptor
+    os.close(descriptor)
+    return None
+
+
+def is_file_at(path: str, descriptor: int) -> bool:
+    """Whether the file at `path` is the one that `descriptor` has open."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def sync_directory(path: str) -> None:
+    """Return when the names of the files in it are on the disk (fsync(2)). Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_database(path: str) -> None:
+    """Remove an SQLite database that nobody has open, and its write-ahead log. Raises OSError."""
+    os.unlink(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path + LOG_SUFFIX)
+
+
+def put_aside(path: str, error: Exception) -> None:
+    """Give a damaged database another name, under which nobody looks for it."""
+    zmqpush.say(f"{path} is damaged ({error}): it is kept as {path}.damaged")
+    for suffix in ("", LOG_SUFFIX):
+        with contextlib.suppress(OSError):
+            os.rename(path + suffix, path + ".damaged" + suffix)
+
+
+def reason(error: Exception) -> str:
+    """What the system or SQLite says."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether SQLite says that the file is no good, not that it cannot be used just now."""
+    return type(error) is sqlite3.DatabaseError
+
+
+class SpoolFile:
+    """Chunks on disk: SQLite in WAL mode, locked (flock(2)) by the process that holds it.
+
+    Its rows are chunks of finished messages, so that whoever sends them, they are as they were
+    meant. A number is never used again. What is appended outlives the process at once, and a loss
+    of power after `sync()`. All methods raise sqlite3.Error, and OSError.
+    """
+
+    SUFFIX = ".spool"
+    PAGE_SIZE = 8 * 1024  # bytes
+    SETTINGS = f"""
+        PRAGMA locking_mode = EXCLUSIVE;  -- the first one, for no -shm file to be made
+        PRAGMA page_size = {PAGE_SIZE};
+        PRAGMA journal_mode = WAL;
+        PRAGMA wal_autocheckpoint = 256;  -- pages
+        PRAGMA cache_size = -4000;  -- kB: what is deleted soon need not be read again for that
+        PRAGMA secure_delete = OFF;  -- Debian zeroes what is deleted
+        PRAGMA synchronous = NORMAL;  -- syncs before a checkpoint; sync() does it when it matters
+        CREATE TABLE IF NOT EXISTS shipper (id TEXT NOT NULL);
+        INSERT INTO shipper SELECT lower(hex(randomblob({zmqpush.SHIPPER_SIZE})))
+            WHERE NOT EXISTS (SELECT 1 FROM shipper);
+        CREATE TABLE IF NOT EXISTS chunk (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            events INTEGER NOT NULL,
+            batch INTEGER NOT NULL,  -- events in a message
+            crc INTEGER NOT NULL,  -- CRC-32 of the text
+            text BLOB NOT NULL  -- the messages, with LF between them
+        );
+    """
+
+    def __init__(self, path: str, lock: int) -> None:
+        """Open the file at `path`, which the descriptor `lock` has locked; both are ours then."""
+        self.path = path
+        self._lock = lock
+        self._db = sqlite3.connect(path, isolation_level=None)
+        try:
+            self._db.executescript(self.SETTINGS)
+            self.events: int  # not sent yet
+            self.size: int  # of those, in bytes
+            self.events, self.size, first = self._db.execute(
+                "SELECT coalesce(sum(events), 0), coalesce(sum(length(text) + 1), 0), "
+                "coalesce(min(number), 1) FROM chunk"
+            ).fetchone()
+            self.id = self._read_id()
+            self._log = os.open(path + LOG_SUFFIX, os.O_RDONLY | os.O_CLOEXEC)
+        except (OSError, sqlite3.Error):
+            self._db.close()
+            raise
+        self.closed = False
+        self.loaded = first - 1  # number of the last chunk that was loaded
+        self.forgotten = first - 1  # of the last one that was deleted
+
+    @classmethod
+    def create(cls, directory: str) -> SpoolFile:
+        """A new one in `directory`, which is made where it is missing."""
+        path, lock = cls._new(directory)
+        try:
+            file = cls(path, lock)
+            file.sync()
+            sync_directory(directory)
+        except (OSError, sqlite3.Error):
+            remove_database(path)
+            os.close(lock)
+            raise
+        return file
+
+    @classmethod
+    def adopt(cls, path: str) -> SpoolFile | None:
+        """The one at `path`; None where another process holds it, or it is no file at all."""
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
+        lock = open_and_lock(path)
+        if lock is None:
+            return None
+        try:
+            return cls(path, lock)
+        except (OSError, sqlite3.Error):
+            os.close(lock)
+            raise
+
+    @classmethod
+    def _new(cls, directory: str) -> tuple[str, int]:
+        """The path and the locked descriptor of a new, empty file."""
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        while True:  # until nobody was so quick to adopt it before it was locked
+            path = os.path.join(directory, f"{time.time_ns():020}-{os.getpid()}{cls.SUFFIX}")
+            lock = open_and_lock(path, os.O_CREAT | os.O_EXCL)
+            if lock is not None:
+                return path, lock
+
+    def _read_id(self) -> bytes:
+        (name,) = self._db.execute("SELECT id FROM shipper").fetchone()
+        with contextlib.suppress(TypeError, ValueError):
+            shipper = bytes.fromhex(name)
+            if len(shipper) == zmqpush.SHIPPER_SIZE:
+                return shipper
+        raise sqlite3.DatabaseError("the shipper's id is not as it was written")
+
+    def append(self, chunk: Finished) -> None:
+        """Add `chunk` and number it, or raise.
+
+        A part of the disk is left free: without, nothing could be deleted either.
+        """
+        if self._disk_is_full(chunk.size):
+            with contextlib.suppress(sqlite3.Error):  # for that, too, there must be some room
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if self._disk_is_full(chunk.size):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        insert = "INSERT INTO chunk (events, batch, crc, text) VALUES (?, ?, ?, ?)"
+        number = self._db.execute(insert, chunk.row()).lastrowid
+        assert number is not None
+        chunk.file, chunk.number = self, number
+        self.events += chunk.count()
+        self.size += chunk.size
+
+    def _disk_is_full(self, size: int) -> bool:
+        disk = os.fstatvfs(self._lock)
+        short = disk.f_bavail * disk.f_frsize < DISK_RESERVE + size
+        return short and self._free() * self.PAGE_SIZE < size
+
+    def sync(self) -> None:
+        """Return when what was appended is on the disk. On any thread."""
+        os.fdatasync(self._log)
+
+    def load(self, until: float = math.inf) -> list[Finished]:
+        """The next chunks up to the number `until`, about LOAD_SIZE bytes.
+
+        What is damaged is met after all that is not.
+        """
+        select = "SELECT number, events, batch, crc, text FROM chunk WHERE number > ? ORDER BY 1"
+        chunks: list[Finished] = []
+        size = 0
+        try:
+            nothing = self.closed or self.loaded >= until
+            for number, *row in () if nothing else self._db.execute(select, (self.loaded,)):
+                if number > until or size >= LOAD_SIZE:
+                    break
+                chunk = Finished.of_row(*row)
+                chunk.file, chunk.number = self, number
+                chunks.append(chunk)
+                size += chunk.size
+                self.loaded = number
+        except (sqlite3.DatabaseError, ValueError) as error:
+            if not chunks:
+                if isinstance(error, ValueError):
+                    raise sqlite3.DatabaseError(
+                        f"chunk {number} is not as it was written"
+                    ) from None
+                raise
+        return chunks
+
+    def forget(self, number: int) -> None:
+        """Delete the chunks up to `number`."""
+        if not self.closed:
+            self._db.execute("DELETE FROM chunk WHERE number <= ?", (number,))
+        self.forgotten = number
+
+    def shrink(self) -> None:
+        """Give the disk back what is no longer used, if that is worth it: by a smaller copy."""
+        if not self.closed and self._free() * self.PAGE_SIZE > max(
+            zmqpush.WORTH_TRIMMING, self.size
+        ):
+            self.move()
+
+    def _free(self) -> int:
+        """How many pages have nothing in them."""
+        (count,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        return int(count)
+
+    def is_in_place(self) -> bool:
+        """Whether the file at the path is still this one."""
+        return is_file_at(self.path, self._lock)
+
+    def move(self) -> None:
+        """Go on in a new file of the same directory, with all that this one has."""
+        path, lock = self._new(os.path.dirname(self.path))
+        try:
+            # As bytes: Python would refuse a path that is not UTF-8.
+            self._db.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(path),))
+            os.fsync(lock)
+            moved = SpoolFile(path, lock)
+            sync_directory(os.path.dirname(path))
+        except (OSError, sqlite3.Error):
+            remove_database(path)
+            os.close(lock)
+            raise
+        if self.is_in_place():
+            remove_database(self.path)
+        self.let_go()
+        vars(self).update(path=path, _lock=lock, _db=moved._db, _log=moved._log, closed=False)
+
+    def close(self) -> None:
+        """Close it, and remove it if it is empty."""
+        empty = not self._db.execute("SELECT 1 FROM chunk LIMIT 1").fetchall()
+        self._db.close()  # this removes the log: alone, nobody would
+        if empty and self.is_in_place():
+            remove_database(self.path)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close it as it is."""
+        self.closed = True
+        self._db.close()
+        os.close(self._log)
+        os.close(self._lock)  # the last one, for with any descriptor of a file go SQLite's locks

@@ -1,0 +1,49 @@
+"""What zmqpush-watermark.py does: it prints the watermarks that a shipper would have.
+
+They are asked of a socket set up as zmqpush.py sets up its own. It goes nowhere: nothing is
+bound or connected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+import zmq
+
+import zmqpush
+
+DESCRIPTION = (
+    "Print the watermarks that a zmqpush.py with the same options, or variables, would have."
+)
+TCP_WMEM = Path("/proc/sys/net/ipv4/tcp_wmem")  # tcp(7): least, default and most, in bytes
+
+
+async def watermarks(options: argparse.Namespace) -> list[str]:
+    """The lines to print."""
+    options.bind = options.connect = []
+    link = zmqpush.Link(options, zmqpush.make_format(options, pid=0))
+    await link.open()
+    low, high = link.transport.get_write_buffer_limits()
+    lines = [f"Low watermark: {low}", f"High watermark: {high}"]
+    if options.all:
+        sndbuf = link.transport.getsockopt(zmq.SNDBUF)
+        lines += [
+            f"SNDHWM: {link.transport.getsockopt(zmq.SNDHWM)}",
+            f"SNDBUF: {sndbuf}" + " (left to the kernel)" * (sndbuf < 0),
+            f"tcp_wmem: {TCP_WMEM.read_text().strip()}",
+        ]
+    await link.close()
+    return lines
+
+
+def main() -> None:
+    """Run the program."""
+    parser = zmqpush.build_parser(DESCRIPTION)
+    parser.add_argument(
+        "--all", action="store_true", default=False, help="also what libzmq and the kernel hold"
+    )
+    options = zmqpush.parse_options(parser, sys.argv[1:])
+    sys.exit(0 if zmqpush.tell("\n".join(asyncio.run(watermarks(options)))) else 1)
