@@ -61,25 +61,22 @@ class Section:
 
 # ---- figures as text ------------------------------------------------------------------------
 
+Format = Callable[[float], str]
+
 
 def rate(value: float) -> str:
     """Events a second, to four digits at most."""
     return f"{float(f'{value:.4g}'):,.0f}/s"
 
 
-def cpu_us(value: float) -> str:
-    """CPU microseconds a line."""
-    return f"{value:.2f} µs"
+#: CPU microseconds a line.
+cpu_us: Format = "{:.2f} µs".format
 
+#: Percent of a core.
+percent: Format = "{:.2f}%".format
 
-def percent(value: float) -> str:
-    """Percent of a core."""
-    return f"{value:.2f}%"
-
-
-def latency(value: float) -> str:
-    """Microseconds, whole ones."""
-    return f"{value:,.0f} µs"
+#: Microseconds, whole ones.
+latency: Format = "{:,.0f} µs".format
 
 
 def milliseconds(value: float) -> str:
@@ -93,8 +90,6 @@ def memory(value: float) -> str:
 
 
 # ---- figures against targets ----------------------------------------------------------------
-
-Format = Callable[[float], str]
 
 
 @dataclass(frozen=True)
