@@ -10,6 +10,9 @@ DEBIAN = gcc iproute2 libc6-dev libzmq3-dev logrotate procps python3-aiozmq pyth
 # The rooms of the tests: `make test ONLY=spool`.
 ROOMS = $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
 
+# Where `make test-forky` keeps its Debian testing.
+FORKY = .forky
+
 # Where the programs are tested and measured: the environment of the Python that PYTHON names.
 # .venv has what they need to run, and nothing else; only the demo uses it.
 OWN = .venvs/$(shell $(PYTHON) -c 'import sys; print("{}.{}".format(*sys.version_info))')
@@ -32,7 +35,7 @@ if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 fi
 endef
 
-.PHONY: help demo test soak chaos bench lint clean debian rooms
+.PHONY: help demo test test-forky soak chaos bench lint clean debian rooms
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,6 +46,10 @@ demo: .venv/.made  ## ship the newest lines of a log of this machine, and show w
 # .venv: a test runs the demo.
 test: rooms .venv/.made debian  ## run the tests on every Python 3.9-3.14; ONLY=spool: that room; ALL=1: its long tests, too
 	@$(PYTHON) tests/every_python.py $(if $(ALL),--long) $(ONLY)
+
+test-forky: rooms  ## run the tests in a Debian testing, made in FORKY=.forky, with its Python, rsyslog and Redis
+	@$(call apt_install,debootstrap)
+	@tests/forky/run.sh "$(FORKY)" DEBIAN="$(filter-out python3-aiozmq,$(DEBIAN))" ONLY="$(ONLY)" ALL="$(ALL)"
 
 soak: $(OWN)/.made debian  ## run the tests that take minutes
 	$(OWN)/bin/python -m pytest -m soak --timeout=1800
@@ -61,8 +68,8 @@ lint: .venvs/lint/.made  ## check style and types
 	.venvs/lint/bin/ruff format --check $(SOURCES)
 	.venvs/lint/bin/mypy --strict $(SOURCES)
 
-clean:  ## remove all that make made here, the virtual environments too
-	rm -rf .venv .venvs .hypothesis .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+clean:  ## remove all that make made here, the virtual environments and Debian testing too
+	rm -rf .venv .venvs $(FORKY) .hypothesis .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 rooms:
@@ -77,10 +84,12 @@ debian:
 .venvs/%/.made: EXTRAS = test
 .venvs/lint/.made: EXTRAS = test,lint
 
+VENV = venv
+
 %/.made: setup.py
 	@echo "Setting up $*"
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call apt_install,python3-venv); }
-	@$*/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $*
+	@$*/bin/python -c '' 2>/dev/null || $(PYTHON) -m $(VENV) --clear $*
 	@$*/bin/python -m pip install -qq --disable-pip-version-check '.[$(EXTRAS)]'
 	@$*/bin/python -m pip uninstall -qq -y zmqpush
 	@rm -rf build zmqpush.egg-info
