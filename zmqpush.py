@@ -61,13 +61,11 @@ import fcntl
 import functools
 import importlib.machinery
 import importlib.util
-import ipaddress
 import json
 import math
 import operator
 import re
 import select
-import shlex
 import socket
 import stat
 import termios
@@ -1356,7 +1354,10 @@ def read_endpoint(word: str, to_bind: bool = False) -> str:
     if not match or not (to_bind if match["port"] == "*" else 0 < int(match["port"]) < 65536):
         raise ValueError(word)
     if match["ipv6"]:
-        ipaddress.IPv6Address(match["ipv6"].partition("%")[0])
+        try:
+            socket.inet_pton(socket.AF_INET6, match["ipv6"].partition("%")[0])
+        except OSError:
+            raise ValueError(word) from None
     if match["name"] == "*" and not to_bind:
         raise ValueError(word)
     return word
@@ -1487,6 +1488,8 @@ class Parser(argparse.ArgumentParser):
             return [option] if value.lower() in ("1", "yes", "true") else []
         if not isinstance(self._default_of[action.dest], list):
             return [f"{option}={value}"]
+        import shlex  # rarely needed, and it takes time
+
         try:
             return [f"{option}={word}" for word in shlex.split(value)]
         except ValueError as error:

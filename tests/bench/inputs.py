@@ -57,12 +57,12 @@ class Input:
         return Input(self.name, path, lines)
 
 
-def plain_line(random_source: random.Random) -> str:
-    """One line as sshd, cron, a web server, the kernel or postfix would have it."""
-    pick, number = random_source.choice, random_source.randrange
+def plain(source: random.Random) -> str:
+    """What sshd, cron, a web server, the kernel or postfix would say."""
+    pick, number = source.choice, source.randrange
     pid, user = number(1 << 22), pick(USERS)
     address = f"10.{number(256)}.{number(256)}.{number(256)}"
-    said = pick(
+    return pick(
         (
             f"sshd[{pid}]: Accepted publickey for {user} from {address} port {number(1 << 16)}",
             f"CRON[{pid}]: ({user}) CMD (test -x /usr/sbin/job && nice /usr/sbin/job {pid % 999})",
@@ -71,14 +71,13 @@ def plain_line(random_source: random.Random) -> str:
             f"postfix/smtp[{pid}]: {number(1 << 40):X}: to=<{user}@example.org>, status=sent",
         )
     )
-    return f"{start_of_line(random_source)} {said}"
 
 
-def hard_line(random_source: random.Random) -> str:
-    """One line with several of the things that are not simply copied into JSON."""
-    pick, number = random_source.choice, random_source.randrange
+def hard(source: random.Random) -> str:
+    """With several of the things that are not simply copied into JSON."""
+    pick, number = source.choice, source.randrange
     pid, name = number(1 << 22), pick(NAMES)
-    said = pick(
+    return pick(
         (
             f'app[{pid}]: {{"user": "{name}", "path": "{pick(PATHS)}", "ms": {pid % 3000}}}',
             f"agent:\tcopied\t{pick(WINDOWS_PATHS)}\\{pid}.log\tfor {name}\t{pid * 7} bytes",
@@ -86,20 +85,26 @@ def hard_line(random_source: random.Random) -> str:
             f'chat[{pid}]: {name} said “{pick(NAMES)} – {pid}€” in "{pick(USERS)}"\t→ {pid % 99}',
         )
     )
-    return f"{start_of_line(random_source)} {said}"
 
 
-def start_of_line(random_source: random.Random) -> str:
+def start_of_line(source: random.Random) -> str:
     """Time and host, as in a traditional syslog file."""
-    second = random_source.randrange(24 * 60 * 60)
+    second = source.randrange(24 * 60 * 60)
     clock = f"{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
-    return f"Nov {random_source.randrange(1, 31):2d} {clock} {random_source.choice(HOSTS)}"
+    return f"Nov {source.randrange(1, 31):2d} {clock} {source.choice(HOSTS)}"
 
 
-def write_lines(path: Path, lines: int, line_of: Callable[[random.Random], str]) -> None:
+def make_lines(say: Callable[[random.Random], str]) -> Iterator[str]:
+    """Lines without end, as in a traditional syslog file: when, where, and what was said."""
+    source = random.Random(SEED)
+    while True:
+        said = say(source)
+        yield f"{start_of_line(source)} {said}\n"
+
+
+def write_lines(path: Path, lines: int, say: Callable[[random.Random], str]) -> None:
     """Write a file of so many lines."""
-    random_source = random.Random(SEED)
-    made: Iterator[str] = (line_of(random_source) + "\n" for _ in range(lines))
+    made = itertools.islice(make_lines(say), lines)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         while block := "".join(itertools.islice(made, LINES_PER_WRITE)):
             file.write(block)
@@ -107,7 +112,7 @@ def write_lines(path: Path, lines: int, line_of: Callable[[random.Random], str])
 
 def make_inputs(folder: Path, lines: int) -> list[Input]:
     """Write both inputs into a folder."""
-    makers = {"plain": plain_line, "hard": hard_line}
+    makers = {"plain": plain, "hard": hard}
     inputs = [Input(name, folder / f"{name}.log", lines) for name in makers]
     for source in inputs:
         write_lines(source.path, lines, makers[source.name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import platform
 import re
@@ -60,25 +61,22 @@ class Section:
 
 # ---- figures as text ------------------------------------------------------------------------
 
+Format = Callable[[float], str]
+
 
 def rate(value: float) -> str:
     """Events a second, to four digits at most."""
     return f"{float(f'{value:.4g}'):,.0f}/s"
 
 
-def cpu_us(value: float) -> str:
-    """CPU microseconds a line."""
-    return f"{value:.2f} µs"
+#: CPU microseconds a line.
+cpu_us: Format = "{:.2f} µs".format
 
+#: Percent of a core.
+percent: Format = "{:.2f}%".format
 
-def percent(value: float) -> str:
-    """Percent of a core."""
-    return f"{value:.2f}%"
-
-
-def latency(value: float) -> str:
-    """Microseconds, whole ones."""
-    return f"{value:,.0f} µs"
+#: Microseconds, whole ones.
+latency: Format = "{:,.0f} µs".format
 
 
 def milliseconds(value: float) -> str:
@@ -93,46 +91,36 @@ def memory(value: float) -> str:
 
 # ---- figures against targets ----------------------------------------------------------------
 
-Format = Callable[[float], str]
+
+@dataclass(frozen=True)
+class Bound:
+    """What a target asks of our figure: to be at least, or at most, so many times the peer's."""
+
+    sign: str
+    holds: Callable[[float, float], bool]
+
+    def __call__(
+        self,
+        what: str,
+        ours: float,
+        peer_name: str,
+        peer: float,
+        times: float | None,
+        form: Format,
+    ) -> Row:
+        """Our figure beside the peer's, and beside the target if there is one."""
+        return Row(
+            what,
+            form(ours),
+            f"{peer_name} {form(peer)}",
+            f"{ours / peer:.2f} ×" if peer else "",
+            f"{self.sign} {times:g} ×" if times else "",
+            self.holds(ours, times * peer) if times else None,
+        )
 
 
-def at_least(
-    what: str,
-    ours: float,
-    peer_name: str,
-    peer: float,
-    times: float | None,
-    form: Format,
-) -> Row:
-    """A row whose target, if there is one, is to be so many times the peer's figure."""
-    ratio = ours / peer
-    return Row(
-        what,
-        form(ours),
-        f"{peer_name} {form(peer)}",
-        f"{ratio:.2f} ×",
-        f"≥ {times:g} ×" if times else "",
-        ratio >= times if times else None,
-    )
-
-
-def at_most(
-    what: str,
-    ours: float,
-    peer_name: str,
-    peer: float,
-    times: float | None,
-    form: Format,
-) -> Row:
-    """A row whose target, if there is one, is to be at most so many times the peer's figure."""
-    return Row(
-        what,
-        form(ours),
-        f"{peer_name} {form(peer)}",
-        f"{ours / peer:.2f} ×" if peer else "",
-        f"≤ {times:g} ×" if times else "",
-        ours <= times * peer if times else None,
-    )
+at_least = Bound("≥", operator.ge)
+at_most = Bound("≤", operator.le)
 
 
 # ---- the table ------------------------------------------------------------------------------
