@@ -244,8 +244,7 @@ class RawFormat(EventFormat):
 def make_format(options: argparse.Namespace, pid: int) -> EventFormat:
     """The one that was asked for."""
     if options.format == "json":
-        form: EventFormat = part("json_format").JsonFormat(options, pid)
-        return form
+        return part("json_format").JsonFormat(options, pid)  # type: ignore[no-any-return]
     return (RawFormat if options.format == "raw" else EventFormat)(options, pid)
 
 
@@ -861,8 +860,7 @@ class Backlog:
 def make_backlog(options: argparse.Namespace, form: EventFormat, link: Link) -> Backlog:
     """What keeps the lines until they are sent."""
     if options.spool:
-        spool: Backlog = part("spool").open_spool(options, form, link)
-        return spool
+        return part("spool").open_spool(options, form, link)  # type: ignore[no-any-return]
     return Backlog(options.queue_limit, form)
 
 
@@ -1100,8 +1098,7 @@ def refuse_to_displace(endpoint: str) -> None:
 def make_link(options: argparse.Namespace, form: EventFormat) -> Link:
     """What the backlog is sent through."""
     if options.ack:
-        link: Link = part("dealer").AckLink(options, form)
-        return link
+        return part("dealer").AckLink(options, form)  # type: ignore[no-any-return]
     return Link(options, form)
 
 

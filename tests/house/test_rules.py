@@ -166,6 +166,13 @@ def test_the_folder_has_the_version_of_the_program() -> None:
     assert importlib.import_module(PARTS).__version__ == zmqpush.__version__
 
 
+def test_the_architecture_page_has_a_sentence_for_each_file() -> None:
+    page = (TOP / "docs/architecture.md").read_text(encoding="utf-8")
+    files = [str(path.relative_to(TOP)) for path in SOURCES.values()]
+    missing = [f for f in files if f"| `{f}` |" not in page and f != f"{PARTS}/__init__.py"]
+    assert not missing, f"{missing}: say in docs/architecture.md what it is, in one sentence"
+
+
 # ---- sizes ------------------------------------------------------------------------------------
 
 
