@@ -37,7 +37,6 @@ except ImportError as missing:
 
 import argparse
 import asyncio
-import contextlib
 import functools
 import math
 import time
@@ -183,12 +182,21 @@ async def insist(sink: Sink, attempt: Callable[[], Awaitable[Got]]) -> Got:
 
 
 async def collect(options: argparse.Namespace) -> int:
-    """Collect until the end; returns the exit status."""
+    """Open the sinks, collect until the end, close the sinks; returns the exit status."""
     allow_open_files()  # a connection takes one
     try:
         kept_in = sinks.open_sinks(options)
     except ValueError as error:
         zmqpush.fail(str(error))
+    try:
+        return await collect_into(kept_in, options)
+    finally:
+        for sink in kept_in:
+            sink.close()
+
+
+async def collect_into(kept_in: list[Sink], options: argparse.Namespace) -> int:
+    """Collect until the end; returns the exit status."""
     try:
         pull = (Router if options.ack else Pull)(options.bind, options.connect)
     except OSError as error:
@@ -211,7 +219,10 @@ async def collect(options: argparse.Namespace) -> int:
 
     def reopen() -> None:
         for sink in kept_in:
-            sink.reopen()
+            try:
+                sink.reopen()
+            except BrokenPipeError:
+                on_signal(signal.SIGTERM)
 
     loop.add_signal_handler(signal.SIGINT, on_signal, signal.SIGINT)
     loop.add_signal_handler(signal.SIGTERM, on_signal, signal.SIGTERM)
@@ -222,10 +233,14 @@ async def collect(options: argparse.Namespace) -> int:
         zmqpush.repeat(collector.counters, options.stats)
     collecting = loop.create_task(collector.run())
     await asyncio.wait({collecting, gave_up}, return_when=asyncio.FIRST_COMPLETED)
-    if collecting.done():
-        with contextlib.suppress(BrokenPipeError):
+    delivered = collecting.done()
+    if delivered:
+        try:
             collecting.result()
-    lost = 0 if collecting.done() or options.ack else collector.in_hand
+        except BrokenPipeError:
+            delivered = False
+            zmqpush.say("nobody reads the output any more")
+    lost = 0 if delivered or options.ack else collector.in_hand
     if lost:
         zmqpush.say(
             f"gave up at most {lost} events that could not be written, "
@@ -282,7 +297,20 @@ def main() -> None:
     """Run the program."""
     zmqpush.open_standard_descriptors()
     options = parse_options(build_parser(__doc__.partition("\n")[0]), sys.argv[1:])
-    os._exit(asyncio.run(collect(options)))  # without waiting for libzmq's threads
+    os._exit(run(collect(options)))  # without waiting for libzmq's threads
+
+
+def run(main: Coroutine[Any, Any, int]) -> int:
+    """What `main` gives. Whatever else is under way then is left alone.
+
+    asyncio.run() would cancel it, and wait until that has ended: of redis-py, before Python 3.12,
+    that may be never, and of a thread that waits for a disk as well.
+    """
+    try:
+        return asyncio.new_event_loop().run_until_complete(main)
+    except Exception:  # a bug
+        sys.excepthook(*sys.exc_info())
+        return 1
 
 
 if __name__ == "__main__":

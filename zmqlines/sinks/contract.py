@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+import os
 
-from zmqlines.ack import Offer
+import zmqpush
+from zmqlines.ack import Offer, gaps
 
 
 class Trouble(Exception):
@@ -31,3 +33,24 @@ class Sink(abc.ABC):
     def reopen(self) -> None:
         """At SIGHUP: go on where the name leads now, if that can have changed."""
         return  # for most sinks it cannot
+
+    def close(self) -> None:
+        """It is not used any more: what it has written is whole after that."""
+        return  # for most sinks it is always
+
+    def say_gaps(self, offers: list[Offer], before: dict[bytes, int | None]) -> None:
+        """Tell whose chunks never came here, though it has later ones (`before`: its records)."""
+        for shipper, first, last in gaps(offers, before):
+            zmqpush.say(
+                f"{self.name}: {last - first + 1} chunks of shipper {shipper.hex()[:8]} never came "
+                f"here, numbers {first} to {last}: another collector has acknowledged them"
+            )
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """What tells the file at `path` from all others; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
