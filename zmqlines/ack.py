@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from zmqlines.events import as_message, events_in_lines, events_of
 from zmqpush import SHIPPER_SIZE, Sendable
@@ -165,7 +165,7 @@ def sort_out(
     return taken, {shipper: record or 0 for shipper, record in records.items()}
 
 
-def gaps(offers: list[Offer], before: dict[bytes, int | None]) -> list[tuple[bytes, int, int]]:
+def gaps(offers: list[Offer], before: Mapping[bytes, int | None]) -> list[tuple[bytes, int, int]]:
     """Where `offers` raise a record over chunks that were never taken: whose, first, and last.
 
     `before` are the records of all their shippers.

@@ -123,6 +123,18 @@ class Descriptor(Sink):
             raise Trouble("the file was removed")
         self._data = b""
 
+    async def write_through(self, events: list[bytes]) -> None:
+        """Return when they are on the disk. Raises what write() raises."""
+        while True:
+            await self.write(events)
+            await self._sync()
+            if not self._is_removed():
+                return
+
+    def drop(self) -> None:
+        """What is not written yet of what was to be written, leave."""
+        self._data = b""
+
     def _is_removed(self) -> bool:
         """Whether it is a file that nobody can see any more. One that had no name is as wanted."""
         return self._is_file and self._had_name and not os.fstat(self._descriptor).st_nlink
@@ -134,11 +146,8 @@ class Descriptor(Sink):
         """
         taken, records = sort_out(offers, self._records.get)
         events = list(itertools.chain.from_iterable(offer.events for offer in taken))
-        while events:
-            await self.write(events)
-            await self._sync()
-            if not self._is_removed():
-                break
+        if events:
+            await self.write_through(events)
         for offer in taken:
             offer.is_new = True
         # Of one that is new here it cannot tell: an earlier collector may have written them.

@@ -15,13 +15,14 @@ from typing import Any
 import zmqpush
 from zmqlines.ack import LONGEST_STEP_S, RECORD_LASTS_S, Offer, sort_out
 from zmqlines.events import STRICT, after_blanks
-from zmqlines.sinks.contract import Sink, Trouble, identity
+from zmqlines.sinks.contract import Refused, Sink, Trouble, identity
 from zmqlines.words import readable
 
 OPENING_MS = 5000  # how long the database may be in use by another when we begin
 BUSY_MS = 100  # and later, without a word about it
 APPLICATION_ID = 0x7A6D7170  # "zmqp": what our databases have in their header (file(1))
 VERSION = 1  # of their tables
+TOO_LARGE = (sqlite3.DataError, OverflowError)  # for SQLite (1 GB), and for its interface (2 GB)
 
 
 def add_options(option: Callable[..., Any]) -> None:
@@ -224,6 +225,18 @@ class Sqlite(Sink):
             raise Trouble(str(error)) from None
 
     def _insert(self, events: list[bytes]) -> None:
+        """Raises Refused, within a transaction that is rolled back then."""
+        try:
+            self._insert_all(self.wanted(events))
+        except TOO_LARGE as error:
+            for event in sorted(self.wanted(events), key=len, reverse=True):
+                try:
+                    self._insert_all([event])
+                except TOO_LARGE:
+                    raise Refused(event, str(error)) from None
+            raise
+
+    def _insert_all(self, events: list[bytes]) -> None:
         received = now()
         self._db.executemany(
             "INSERT INTO event (received, type, message, event) VALUES (?, ?, ?, ?)",
