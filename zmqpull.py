@@ -37,25 +37,25 @@ except ImportError as missing:
 
 import argparse
 import asyncio
-import contextlib
 import functools
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from zmqlines import sinks
 from zmqlines.ack import Offer
 from zmqlines.descriptors import allow_open_files
 from zmqlines.events import events_of
+from zmqlines.insisting import DeadLetters, Insisting
 from zmqlines.pull import Pull
 from zmqlines.router import Router
-from zmqlines.sinks.contract import Sink, Trouble
+from zmqlines.sinks.contract import Sink
+from zmqlines.words import readable
 
 DEFAULT_ENDPOINT = zmqpush.DEFAULT_ENDPOINT
 MOST_FRAMES = 2000  # that are taken at a time
 MOST_OFFERS = 100  # that are taken at a time
-RETRY_S = 1.0
 GRACE_AFTER_SIGNAL_S = 2.0
 LAST_WRITE_S = 0.5  # of these are for what is in hand: what comes may have no end
 
@@ -66,7 +66,7 @@ LAST_WRITE_S = 0.5  # of these are for what is in hand: what comes may have no e
 class Collector:
     """Takes what comes and gives it to all sinks, until it is stopped or has enough."""
 
-    def __init__(self, pull: Pull, sinks: list[Sink], limit: float) -> None:
+    def __init__(self, pull: Pull, sinks: list[Insisting], limit: float) -> None:
         self.events = 0  # that all sinks have
         self.bytes = 0
         self.in_hand = 0  # events that not all sinks have
@@ -76,11 +76,13 @@ class Collector:
         self._sinks = sinks
         self._limit = limit
         self._started_at = time.monotonic()
+        self._beginning: list[asyncio.Future[None]] = []
         self._kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._kept.set_result(None)
 
     async def run(self) -> None:
         """Raises BrokenPipeError where nobody reads standard output any more."""
+        self._beginning = [asyncio.ensure_future(each.begin()) for each in self._sinks]
         router = self._pull if isinstance(self._pull, Router) else None
         while self._wants_more():
             taken = await (self._take_offers(router) if router else self._take())
@@ -110,7 +112,7 @@ class Collector:
             return
         self.in_hand = len(events)
         await together(
-            [insist(sink, functools.partial(sink.write, events)) for sink in self._sinks]
+            [each.insist(functools.partial(each.sink.write, events)) for each in self._sinks]
         )
         self.in_hand = 0
         self.events += len(events)
@@ -128,7 +130,7 @@ class Collector:
         """Give `offers` to all sinks, and answer what all of them have."""
         self.in_hand = sum(len(offer.events) for offer in offers)
         kept = await together(
-            [insist(sink, functools.partial(sink.keep, offers)) for sink in self._sinks]
+            [each.insist(functools.partial(each.sink.keep, offers)) for each in self._sinks]
         )
         self.in_hand = 0
         for offer in offers:
@@ -165,35 +167,33 @@ async def together(attempts: list[Coroutine[Any, Any, Got]]) -> list[Got]:
     return await asyncio.gather(*attempts)
 
 
-async def insist(sink: Sink, attempt: Callable[[], Awaitable[Got]]) -> Got:
-    """What `attempt` at `sink` gives when it succeeds, however long that takes."""
-    failing = False
-    while True:
-        try:
-            got = await attempt()
-            break
-        except Trouble as trouble:
-            if not failing:
-                zmqpush.say(f"{sink.name}: {trouble}; the senders have to wait")
-            failing = True
-            await asyncio.sleep(RETRY_S)
-    if failing:
-        zmqpush.say(f"{sink.name}: going on")
-    return got
-
-
 async def collect(options: argparse.Namespace) -> int:
-    """Collect until the end; returns the exit status."""
+    """Open the sinks, collect until the end, close the sinks; returns the exit status."""
     allow_open_files()  # a connection takes one
     try:
+        letters = DeadLetters(options.dead_letter) if options.dead_letter else None
         kept_in = sinks.open_sinks(options)
+    except OSError as error:
+        zmqpush.fail(f"--dead-letter {readable(error.filename)}: {error.strerror}")
     except ValueError as error:
         zmqpush.fail(str(error))
+    try:
+        return await collect_into(kept_in, letters, options)
+    finally:
+        for sink in kept_in:
+            sink.close()
+
+
+async def collect_into(
+    kept_in: list[Sink], letters: DeadLetters | None, options: argparse.Namespace
+) -> int:
+    """Collect until the end; returns the exit status."""
     try:
         pull = (Router if options.ack else Pull)(options.bind, options.connect)
     except OSError as error:
         zmqpush.fail(f"{error.filename}: {error.strerror}")
-    collector = Collector(pull, kept_in, options.n or math.inf)
+    insisting = [Insisting(sink, letters) for sink in kept_in]
+    collector = Collector(pull, insisting, options.n or math.inf)
     loop = asyncio.get_running_loop()
     gave_up = loop.create_future()
 
@@ -210,8 +210,13 @@ async def collect(options: argparse.Namespace) -> int:
             loop.call_later(GRACE_AFTER_SIGNAL_S, end)
 
     def reopen() -> None:
+        if letters:
+            letters.reopen()
         for sink in kept_in:
-            sink.reopen()
+            try:
+                sink.reopen()
+            except BrokenPipeError:
+                on_signal(signal.SIGTERM)
 
     loop.add_signal_handler(signal.SIGINT, on_signal, signal.SIGINT)
     loop.add_signal_handler(signal.SIGTERM, on_signal, signal.SIGTERM)
@@ -222,10 +227,14 @@ async def collect(options: argparse.Namespace) -> int:
         zmqpush.repeat(collector.counters, options.stats)
     collecting = loop.create_task(collector.run())
     await asyncio.wait({collecting, gave_up}, return_when=asyncio.FIRST_COMPLETED)
-    if collecting.done():
-        with contextlib.suppress(BrokenPipeError):
+    delivered = collecting.done()
+    if delivered:
+        try:
             collecting.result()
-    lost = 0 if collecting.done() or options.ack else collector.in_hand
+        except BrokenPipeError:
+            delivered = False
+            zmqpush.say("nobody reads the output any more")
+    lost = 0 if delivered or options.ack else collector.in_hand
     if lost:
         zmqpush.say(
             f"gave up at most {lost} events that could not be written, "
@@ -252,6 +261,8 @@ def build_parser(description: str) -> zmqpush.Parser:
     option("-c", "--connect", metavar="ENDPOINT", type=zmqpush.CONNECT, default=[],
            help="connect to a sender that binds; repeatable")
     sinks.add_options(option)
+    option("--dead-letter", metavar="FILE", default="",
+           help="append what a sink can never take to FILE; without it, all waits")
     option("-n", metavar="N", type=zmqpush.COUNT, default=0, help="end after N events")
     option("--ack", action="store_true", default=False,
            help="acknowledged delivery, from zmqpush.py --ack; --bind only")
@@ -282,7 +293,20 @@ def main() -> None:
     """Run the program."""
     zmqpush.open_standard_descriptors()
     options = parse_options(build_parser(__doc__.partition("\n")[0]), sys.argv[1:])
-    os._exit(asyncio.run(collect(options)))  # without waiting for libzmq's threads
+    os._exit(run(collect(options)))  # without waiting for libzmq's threads
+
+
+def run(main: Coroutine[Any, Any, int]) -> int:
+    """What `main` gives. Whatever else is under way then is left alone.
+
+    asyncio.run() would cancel it, and wait until that has ended: of redis-py, before Python 3.12,
+    that may be never, and of a thread that waits for a disk as well.
+    """
+    try:
+        return asyncio.new_event_loop().run_until_complete(main)
+    except Exception:  # a bug
+        sys.excepthook(*sys.exc_info())
+        return 1
 
 
 if __name__ == "__main__":

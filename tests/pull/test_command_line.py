@@ -39,6 +39,7 @@ OPTIONS: dict[str, tuple[str, Any, list[str], Any]] = {
     "key": ("a b", "a b", ["--key", "c"], "c"),
     "redis_limit": ("5", 5, ["--redis-limit", "1000"], 1000),
     "sqlite": ("'/a b' c", ["/a b", "c"], ["--sqlite", "d"], ["d"]),
+    "dead_letter": ("/a b", "/a b", ["--dead-letter", "c"], "c"),
     "n": ("5", 5, ["-n", "2147483647"], 2**31 - 1),
     "ack": ("1", True, ["--ack"], True),
     "stats": ("0.5", 0.5, ["--stats", "60"], 60.0),
@@ -61,6 +62,7 @@ def test_the_defaults_are_those_of_the_description() -> None:
         "key": "logstash",
         "redis_limit": 0,
         "sqlite": [],
+        "dead_letter": "",
         "n": 0,
         "ack": False,
         "stats": 0.0,
@@ -162,6 +164,7 @@ def test_options_that_cannot_be_are_one_line_and_status_2(
         (["-b", "tcp://192.0.2.1:2120"], "tcp://192.0.2.1:2120: Cannot assign"),  # RFC 5737
         (["-b", "ipc:///nowhere/at/all"], "ipc:///nowhere/at/all: No such file"),
         (["-o", "/"], "/: Is a directory"),
+        (["--dead-letter", "/nowhere/file"], "--dead-letter /nowhere/file: No such file"),
         (["--sqlite", "/nowhere/file"], "--sqlite /nowhere/file: unable to open"),
         (["--sqlite", __file__], f"--sqlite {__file__}: file is not a database"),
         (["--redis", "http://localhost"], "--redis: Redis URL"),
@@ -205,7 +208,7 @@ def test_without_its_package_redis_is_refused_and_all_else_works(
     without = {"env": {**os.environ, "PYTHONPATH": str(tmp_path)}}
     said = refused(ship("--redis", "redis://localhost", program=PROGRAM, **without))
     assert "--redis" in said
-    assert "install redis" in said
+    assert "install python3-redis (Debian), or zmqpush[redis]" in said
     puller = pull("-n", "1", **without)
     push(puller.endpoint).send(b"{}")
     assert puller.read(1) == [b"{}"]
