@@ -28,6 +28,10 @@ class Sink(abc.ABC):
         record and its events are kept in one step, where the sink has such. Raises Trouble.
         """
 
+    @abc.abstractmethod
+    async def forget(self, shippers: list[bytes]) -> None:
+        """Keep no record of `shippers`: each has said goodbye. Raises Trouble."""
+
     def reopen(self) -> None:
         """At SIGHUP: go on where the name leads now, if that can have changed."""
         return  # for most sinks it cannot

@@ -91,6 +91,11 @@ class Descriptor(Sink):
             del self._records[next(iter(self._records))]
         return records
 
+    async def forget(self, shippers: list[bytes]) -> None:
+        """Keep no record of them."""
+        for shipper in shippers:
+            self._records.pop(shipper, None)
+
     async def _sync(self) -> None:
         """Bring what is written to the disk, where there is one; meanwhile others have a turn."""
         try:

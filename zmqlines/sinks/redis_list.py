@@ -109,7 +109,7 @@ class RedisList(Sink):
             await self._until_room()
             async with self._client.pipeline(transaction=False) as pipeline:
                 for offer in offers:
-                    names = [self._key, f"zmqpull:{self._key}:{offer.shipper.hex()}"]
+                    names = [self._key, self._record_of(offer.shipper)]
                     place = [offer.number, offer.first, RECORD_LASTS_S]
                     await self._keep(keys=names, args=[*place, *offer.events], client=pipeline)
                 answers = await pipeline.execute()
@@ -120,3 +120,14 @@ class RedisList(Sink):
             records[offer.shipper] = record
             offer.is_new = offer.is_new or bool(is_new)
         return records
+
+    async def forget(self, shippers: list[bytes]) -> None:
+        """Keep no record of them."""
+        try:
+            await self._client.delete(*map(self._record_of, shippers))
+        except (self._error, OSError) as error:
+            raise Trouble(str(error)) from None
+
+    def _record_of(self, shipper: bytes) -> str:
+        """The name of the key with its record."""
+        return f"zmqpull:{self._key}:{shipper.hex()}"

@@ -93,6 +93,13 @@ class Sqlite(Sink):
             offer.is_new = True
         return records
 
+    async def forget(self, shippers: list[bytes]) -> None:
+        """Keep no record of them."""
+        with self._transaction():
+            self._db.executemany(
+                "DELETE FROM shipper WHERE id = ?", [(shipper,) for shipper in shippers]
+            )
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         try:
