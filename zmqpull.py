@@ -44,7 +44,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from zmqlines import sinks
-from zmqlines.ack import Offer
+from zmqlines.ack import Answer, Offer
 from zmqlines.descriptors import allow_open_files
 from zmqlines.events import events_of
 from zmqlines.insisting import DeadLetters, Insisting
@@ -137,8 +137,23 @@ class Collector:
             if offer.is_new:
                 self.events += len(offer.events)
                 self.bytes += sum(map(len, offer.events))
-        for peer, shipper in {(offer.peer, offer.shipper): None for offer in offers}:
-            router.answer(peer, shipper, min(records[shipper] for records in kept))
+        for peer, shipper in {(o.peer, o.shipper): None for o in offers if not o.last}:
+            router.answer(peer, Answer(shipper, min(records[shipper] for records in kept)))
+        await self._part(router, [offer for offer in offers if offer.last], kept)
+
+    async def _part(
+        self, router: Router, goodbyes: list[Offer], kept: list[dict[bytes, int]]
+    ) -> None:
+        """Forget who has said goodbye, if all of it is here; and answer."""
+        left = {bye.shipper: max(records[bye.shipper] for records in kept) for bye in goodbyes}
+        gone = [bye.shipper for bye in goodbyes if left[bye.shipper] == bye.last]
+        if gone:
+            await together(
+                [each.insist(functools.partial(each.sink.forget, gone)) for each in self._sinks]
+            )
+        for bye in goodbyes:
+            number = 0 if bye.shipper in gone else left[bye.shipper]
+            router.answer(bye.peer, Answer(bye.shipper, number, is_farewell=True))
 
     def stop(self) -> None:
         """Let it end, with what is there."""

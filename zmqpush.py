@@ -1312,6 +1312,7 @@ async def ship(options: argparse.Namespace) -> int:
 # ---- command line -----------------------------------------------------------------------------
 
 SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+FREE_TEXT = ("-f", "--field", "--omprog-begin", "--omprog-commit")  # blanks at the end belong to it
 RESERVED_FIELDS = ("message", "type", "@pid")
 # zmq_tcp(7). Checked here, for libzmq takes a port of 99999 and any name, and then waits.
 TCP = re.compile(r"tcp://(\[(?P<ipv6>[^]]+)\]|(?P<name>[^][:/\s]+)):(?P<port>\d{1,5}|\*)", re.ASCII)
@@ -1395,6 +1396,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str, prefix: str) -> None:
         """`prefix` begins the names of the variables."""
         super().__init__(
+            prog=os.path.basename(sys.argv[0]),
             description=description,
             epilog=f"Each option has an environment variable, such as {prefix}STATS.",
             allow_abbrev=False,
@@ -1451,9 +1453,13 @@ class Parser(argparse.ArgumentParser):
     def _without_empty(self, words: list[str]) -> list[str]:
         """`words` without the empty ones that would be positional arguments.
 
-        rsyslog 8.2608 passes one for a blank at the end of `binary="…"`. An option's empty value
-        stays what it is.
+        For blanks at the end of `binary="…"` rsyslog 8.2302 passes an empty word, and 8.2608 leaves
+        them at the last word: there they are taken off. An option's value that is empty, or any
+        text, stays what it is.
         """
+        *before, last = words or [""]
+        is_text = last.startswith(FREE_TEXT) or (before and before[-1].startswith(FREE_TEXT))
+        words = [*before, last if is_text else last.rstrip(" ")]
         kept: list[str] = []
         is_value = only_positional = False
         for word in words:

@@ -10,11 +10,12 @@ from typing import Any
 
 import zmq
 
-from zmqlines.ack import Window, read_answer
+from zmqlines.ack import ACK_GOODBYE, Answer, OtherVersion, Window, bare
 from zmqpush import Backlog, EventFormat, Link, say
 
 ANSWER_S = 5.0  # after so long an answer is late
 LONGEST_PATIENCE_S = 60.0
+FAREWELL_S = 0.5  # how long to wait, when all is safe, until the collector has forgotten us
 
 
 def check(options: argparse.Namespace) -> None:
@@ -44,6 +45,7 @@ class AckLink(Link):
         self._welcome = False  # the connection stands, and chunks may be sent
         self._asked = False
         self._told = False  # that somebody talks nonsense
+        self._farewells: set[bytes] = set()  # from whom one is awaited
         self._patience_s = ANSWER_S  # grows while nobody answers
         self._late: asyncio.TimerHandle | None = None
         self._progress = asyncio.Event()
@@ -81,6 +83,27 @@ class AckLink(Link):
             if not self._late:
                 self._wait_for_answer()
         while self._window.size:
+            await self._until_progress()
+        await self._say_goodbye()
+
+    async def _say_goodbye(self) -> None:
+        """Let the collector forget us: who comes once need not be remembered for a month.
+
+        First our own files have to forget, for good, what they had: after a loss of power it would
+        be sent again, to somebody who does not know that it is old.
+        """
+        if not (self._welcome and self.connections):
+            return
+        for shipper, last in self._window.finished().items():
+            file = getattr(last, "file", None)  # one of a spool, which has its numbers
+            if file is None or file.is_emptied(last.number):
+                self._farewells.add(shipper)
+                self.transport.write([bare(ACK_GOODBYE, shipper, last.number)])
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._until_forgotten(), FAREWELL_S)
+
+    async def _until_forgotten(self) -> None:
+        while self._farewells and self.connections:
             await self._until_progress()
 
     def _send_chunks(self) -> None:
@@ -155,6 +178,7 @@ class AckLink(Link):
             self._welcome = False
             if event.value not in self.connections:  # one that was left
                 return
+            self._progress.set()  # who waits for a farewell waits in vain
         super().event_received(event)
         if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._window.again()
@@ -165,13 +189,21 @@ class AckLink(Link):
 
     def msg_received(self, msg: list[bytes]) -> None:
         try:
-            shipper, number = read_answer(msg)
+            answer = Answer.read(msg)
         except ValueError as error:
             if not self._told:
-                say(f"{self._endpoint} does not speak the protocol of --ack: {error}")
+                what = "does not speak the protocol of --ack"
+                if isinstance(error, OtherVersion):
+                    what = "does not fit"
+                say(f"{self._endpoint} {what}: {error}")
             self._told = True
             return
-        chunks = self._window.safe(shipper, number)
+        if answer.is_farewell:
+            self._farewells.discard(answer.shipper)
+            self._progress.set()
+            return
+        self._window.credit = answer.credit
+        chunks = self._window.safe(answer.shipper, answer.number)
         for chunk in chunks:
             self._backlog.sent += chunk.count()
             self._backlog.done(chunk, 0)

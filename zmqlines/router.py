@@ -11,7 +11,7 @@ import contextlib
 import zmq
 
 import zmqpush
-from zmqlines.ack import ACK_ANSWER, ACK_SAFE, ACK_VERSION, Offer
+from zmqlines.ack import ACK_REFUSAL, ACK_VERSION, Answer, Offer, OtherVersion
 from zmqlines.pull import ENOUGH_BYTES, Pull
 
 LAST_ANSWERS_MS = 500
@@ -32,17 +32,22 @@ class Router(Pull):
                 size += sum(map(len, frames))
                 try:
                     offers.append(Offer.read(frames))
+                except OtherVersion as error:
+                    self._say_once(f"a shipper does not fit: {error}")
+                    self._send(frames[0], bytes([ACK_VERSION, ACK_REFUSAL]))
                 except ValueError as error:
                     self._say_once(f"a peer does not speak the protocol of --ack: {error}")
                 if size >= ENOUGH_BYTES:
                     break
         return offers
 
-    def answer(self, peer: bytes, shipper: bytes, record: int) -> None:
-        """Tell `peer` that all of `shipper` up to `record` is safe, if it is still there."""
-        header = ACK_ANSWER.pack(ACK_VERSION, ACK_SAFE, shipper, record)
+    def answer(self, peer: bytes, answer: Answer) -> None:
+        """Tell it `peer`, if that is still there."""
+        self._send(peer, answer.frame())
+
+    def _send(self, peer: bytes, frame: bytes) -> None:
         with contextlib.suppress(zmq.Again):
-            self._pull.send_multipart([peer, header], zmq.DONTWAIT)
+            self._pull.send_multipart([peer, frame], zmq.DONTWAIT)
 
     def close(self) -> None:
         """Return when the last answers are sent, or nobody takes them."""

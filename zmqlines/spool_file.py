@@ -127,6 +127,7 @@ class SpoolFile:
             self._db.close()
             raise
         self.closed = False
+        self._is_adopted = False  # another process had it, and may have sent what is in it
         self.loaded = first - 1  # number of the last chunk that was loaded
         self.forgotten = first - 1  # of the last one that was deleted
 
@@ -153,10 +154,12 @@ class SpoolFile:
         if lock is None:
             return None
         try:
-            return cls(path, lock)
+            file = cls(path, lock)
         except (OSError, sqlite3.Error):
             os.close(lock)
             raise
+        file._is_adopted = True
+        return file
 
     @classmethod
     def _new(cls, directory: str) -> tuple[str, int]:
@@ -234,6 +237,20 @@ class SpoolFile:
         if not self.closed:
             self._db.execute("DELETE FROM chunk WHERE number <= ?", (number,))
         self.forgotten = number
+
+    def is_emptied(self, number: int) -> bool:
+        """Whether this process alone has ever had the chunks, and none comes back.
+
+        Those up to `number` are deleted, and a loss of power does not bring them back.
+        """
+        if self._is_adopted or self.closed:
+            return False
+        try:
+            self.forget(number)
+            self.sync()
+        except (OSError, sqlite3.Error):
+            return False
+        return True
 
     def shrink(self) -> None:
         """Give the disk back what is no longer used, if that is worth it: by a smaller copy."""

@@ -19,7 +19,7 @@ import zmq
 
 from tests.ack.helpers import NO_OFFERS, Feeder, as_input, check_all_safe, texts
 from tests.ack.talking_server import TalkingServer
-from tests.support.ack import ANSWER, HEADER, ONE, SAFE, OurCollector
+from tests.support.ack import ANSWER, ONE, SAFE, OurCollector, answer, header
 from tests.support.aliases import Ship
 from tests.support.collector import strict_json
 from tests.support.ending import end
@@ -166,11 +166,11 @@ def test_a_hundred_thousand_shippers_do_no_harm_to_a_collector(
     sizes = []
     for serial in range(100_000):
         who = serial.to_bytes(16, "big")
-        crowd.send_multipart([HEADER.pack(1, ONE, who, 1, 1), b'{"message":"crowd"}'])
+        crowd.send_multipart([header(ONE, who, 1, 1), b'{"message":"crowd"}'])
         if serial % 500 == 499:  # its queue is not endless, and neither is ours
             while True:
                 assert crowd.poll(int(DEADLINE_S * 1000))
-                if ANSWER.unpack(crowd.recv())[2:] == (who, 1):
+                if ANSWER.unpack(crowd.recv())[4:6] == (who, 1):
                     break
         if serial % 2500 == 2499:
             shipper.write(as_input(expected[serial // 2 - 1249 : serial // 2 + 1]))
@@ -240,7 +240,7 @@ def test_flood_of_garbage_does_no_harm_to_a_shipper(ship: Ship) -> None:
         before = memory(shipper.pid)
         for _ in range(50_000):
             collector.send(chunk, *any_frames(rng))
-            collector.send(chunk, ANSWER.pack(1, SAFE, rng.randbytes(16), 2**64 - 1))
+            collector.send(chunk, answer(SAFE, rng.randbytes(16), 2**64 - 1))
         shipper.write(b"2\n")
         said = [shipper.read_stderr_line()]
         while " 2 handed over" not in said[-1]:  # then it has read all of that

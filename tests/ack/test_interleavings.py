@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from tests.ack.helpers import chunk_of
-from tests.support.ack import ANSWER, SAFE, Books
+from tests.support.ack import GOODBYE, Books, header
 from tests.support.collector import strict_json
-from zmqlines.ack import Offer, Window, read_answer
+from zmqlines.ack import Answer, Offer, Window
 from zmqlines.finished import Finished
 
 
@@ -123,9 +123,9 @@ class Delivery(RuleBasedStateMachine):
     def read_answers(self, most: int) -> None:
         answers = self.connections[-1].answers
         for _ in range(min(most, len(answers))):
-            shipper, number = read_answer([answers.popleft()])
-            if self.window.safe(shipper, number):
-                self.journals[shipper].delete(number)
+            answer = Answer.read([answers.popleft()])
+            if self.window.safe(answer.shipper, answer.number):
+                self.journals[answer.shipper].delete(answer.number)
 
     @precondition(lambda self: self.shippers < 4)
     @rule(has_spool=st.booleans(), undone=st.integers(0, 3))
@@ -139,6 +139,16 @@ class Delivery(RuleBasedStateMachine):
             for journal in journals:
                 for chunk in journal.held:
                     self.excused.update(chunk.messages())
+            self.start_shipper([])
+
+    @precondition(lambda self: self.connected and self.shippers < 4)
+    @rule()
+    def end_shipper(self) -> None:
+        """It says goodbye for what it began; what others have left may be elsewhere, too."""
+        if not any(journal.held for journal in self.journals.values()):
+            if self.own.shipper in self.window.finished():
+                goodbye = header(GOODBYE, self.own.shipper, self.own.count, 0)
+                self.connections[-1].offers.append([goodbye])
             self.start_shipper([])
 
     # the network
@@ -177,8 +187,11 @@ class Delivery(RuleBasedStateMachine):
     def keep(self, collector: int, offers: list[Offer]) -> None:
         records = self.stores[collector].keep(offers)
         for peer, shipper in {(offer.peer, offer.shipper): None for offer in offers}:
-            answer = ANSWER.pack(1, SAFE, shipper, records[shipper])
-            self.connections[int(peer)].answers.append(answer)
+            answer = Answer(shipper, records[shipper])
+            self.connections[int(peer)].answers.append(answer.frame())
+        for bye in offers:
+            if bye.last and records[bye.shipper] == bye.last:
+                self.stores[collector].forget([bye.shipper])
 
     @rule(collector=st.integers(0, 2))
     def kill_collector(self, collector: int) -> None:

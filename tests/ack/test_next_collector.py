@@ -233,7 +233,7 @@ def test_peers_that_are_no_collectors_get_nothing_and_the_line_goes_on(
     assert (result.status, result.processed) == (0, 1)
     for kind in ("DEALER", "ROUTER"):  # which may be collectors
         *_, header = others[kind].recv_multipart(zmq.DONTWAIT)
-        assert HEADER.unpack(header)[:2] == (1, QUESTION)
+        assert HEADER.unpack(header)[:2] == (2, QUESTION)
     for kind in ("PULL", "SUB", "REP"):
         with pytest.raises(zmq.Again):
             others[kind].recv_multipart(zmq.DONTWAIT)

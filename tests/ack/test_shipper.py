@@ -21,7 +21,7 @@ from tests.ack.helpers import (
     send_chunks,
     texts,
 )
-from tests.support.ack import ANSWER, HEADER, LINES, ONE, SAFE, Message, OurCollector
+from tests.support.ack import LINES, ONE, SAFE, Message, OurCollector, answer, header
 from tests.support.aliases import Ship
 from tests.support.collector import strict_json
 from tests.support.ending import kill, stop
@@ -129,18 +129,18 @@ def test_nonsense_from_a_collector_is_said_once_and_ignored(
     shipper = ship("--ack", "-c", our_collector.endpoint)
     shipper.write(b"1\n")
     chunk = our_collector.receive_chunk()
-    good = ANSWER.pack(1, SAFE, chunk.shipper, 1)
+    good = answer(SAFE, chunk.shipper, 1)
     nonsense = [
         [b""],
         [b"", good],
         [good, b""],
         [good[:-1]],
-        [ANSWER.pack(2, SAFE, chunk.shipper, 1)],
-        [HEADER.pack(1, ONE, chunk.shipper, 1, 1), b"{}"],
+        [answer(SAFE, chunk.shipper, 1, version=3)],
+        [header(ONE, chunk.shipper, 1, 1), b"{}"],
         [random.Random(2120).randbytes(100_000)],
         [b"x"] * 1000,
     ]
-    for frames in [*nonsense, *nonsense, [ANSWER.pack(1, SAFE, b"somebody else's.", 1)]]:
+    for frames in [*nonsense, *nonsense, [answer(SAFE, b"somebody else's.", 1)]]:
         our_collector.send(chunk, *frames)
     wait_until_asleep(shipper.pid)
     shipper.end_input()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.ack.helpers import chunk_of
-from tests.support.ack import ALICE, BOB, HEADER, LINES, ONE, QUESTION
+from tests.support.ack import ALICE, BOB, HEADER, LINES, ONE, QUESTION, header
 from zmqlines.ack import WINDOW_CHUNKS, Window
 from zmqlines.finished import Finished
 
@@ -21,7 +21,7 @@ def window_of(**numbers: list[int]) -> Window:
 
 def given_by(window: Window) -> list[tuple[bytes, int, int]]:
     """Shipper, number and first of the messages that it has to give."""
-    return [HEADER.unpack(frames[0])[2:] for frames in iter(window.message, None)]
+    return [HEADER.unpack(frames[0])[4:7] for frames in iter(window.message, None)]
 
 
 def test_window_gives_each_chunk_once_and_in_order() -> None:
@@ -84,11 +84,11 @@ def test_window_is_empty_when_all_is_safe() -> None:
 def test_window_asks_for_each_shipper_that_it_holds_something_of() -> None:
     window = window_of(alice=[5, 6], bob=[7])
     assert sorted(window.questions()) == [
-        HEADER.pack(1, QUESTION, ALICE, 0, 0),
-        HEADER.pack(1, QUESTION, BOB, 0, 0),
+        header(QUESTION, ALICE, 0, 0),
+        header(QUESTION, BOB, 0, 0),
     ]
     window.safe(BOB, 7)
-    assert window.questions() == [HEADER.pack(1, QUESTION, ALICE, 0, 0)]
+    assert window.questions() == [header(QUESTION, ALICE, 0, 0)]
 
 
 @pytest.mark.parametrize(("count", "size"), [(WINDOW_CHUNKS, 1), (4, 1024 * 1024)])
@@ -120,5 +120,53 @@ def test_message_is_laid_out_as_written_down(chunk: Finished, kind: int, text: b
     chunk.number = 3
     window = Window()
     window.add(ALICE, chunk)
-    header = bytes([1, kind]) + ALICE + bytes(7) + b"\x03" + bytes(7) + b"\x03"
-    assert window.message() == [header, text]
+    begin = bytes([2, kind, 0, 0]) + ALICE + bytes(7) + b"\x03" + bytes(7) + b"\x03" + bytes(8)
+    assert window.message() == [begin, text]
+
+
+# ---- credit -----------------------------------------------------------------------------------
+
+
+def test_no_more_is_under_way_than_the_collector_lets() -> None:
+    window = window_of(alice=[1], bob=[1])
+    for number in (2, 3):
+        window.add(ALICE, chunk_of(number, b"x" * 10))
+    window.credit = 12
+    assert given_by(window) == [(ALICE, 1, 1), (BOB, 1, 1), (ALICE, 2, 1)]
+    window.safe(ALICE, 1)
+    window.safe(BOB, 1)
+    assert given_by(window) == []
+    window.safe(ALICE, 2)
+    assert given_by(window) == [(ALICE, 3, 3)]
+
+
+def test_one_chunk_may_be_under_way_however_large_it_is_but_none_without_credit() -> None:
+    window = Window()
+    window.add(ALICE, chunk_of(1, b"x" * 100))
+    window.credit = 0
+    assert given_by(window) == []
+    window.credit = 1
+    assert given_by(window) == [(ALICE, 1, 1)]
+
+
+def test_credit_is_of_a_connection() -> None:
+    window = window_of(alice=[1, 2])
+    window.credit = 1
+    assert given_by(window) == [(ALICE, 1, 1)]
+    window.again()
+    assert given_by(window) == [(ALICE, 1, 1), (ALICE, 2, 1)]
+
+
+# ---- who may be forgotten ---------------------------------------------------------------------
+
+
+def test_finished_is_who_has_nothing_left_on_the_connection_that_had_all_of_it() -> None:
+    window = window_of(alice=[1, 2], bob=[1])
+    given_by(window)
+    assert window.finished() == {}
+    window.safe(ALICE, 2)
+    assert {shipper: last.number for shipper, last in window.finished().items()} == {ALICE: 2}
+    window.again()
+    given_by(window)
+    window.safe(BOB, 1)  # the connection before may still bring it to a collector
+    assert set(window.finished()) == {ALICE}

@@ -54,5 +54,5 @@ def test_the_collector_answers_as_in_the_example(tmp_path: Path, dealer: zmq.Soc
 
 
 def test_the_frames_have_the_sizes_that_the_grammar_names() -> None:
-    assert {len(message[0]) for message in messages("S")} == {34}
-    assert {len(message[0]) for message in messages("C")} == {26}
+    assert {len(message[0]) for message in messages("S")} == {44}
+    assert {len(message[0]) for message in messages("C")} == {36}

@@ -21,8 +21,10 @@ from tests.support.collector import Collector
 from tests.support.programs import TOP, Result
 from tests.support.running import PROGRAMS, customized, run_program
 
+pytestmark = pytest.mark.timeout(240)  # pip may take its time
+
 WATERMARKS = "Low watermark: 16384\nHigh watermark: 65536\n"
-PIP_S = 40
+PIP_S = 120  # on a busy machine
 SYSTEM_PATH = "/usr/bin:/bin"
 DEBIAN_PYTHON = "/usr/bin/python3"
 

@@ -14,10 +14,26 @@ import zmq
 from tests.support.waiting import DEADLINE_S
 from zmqlines.ack import Offer, sort_out
 
-HEADER = struct.Struct(">BB16sQQ")  # version, kind, shipper, number, first
-ANSWER = struct.Struct(">BB16sQ")  # version, kind, shipper, number
-LINES, ONE, QUESTION, SAFE = 1, 2, 3, 4
+VERSION = 2
+HEADER = struct.Struct(">BBBB16sQQQ")  # version, kind, coding, 0, shipper, number, first, size
+ANSWER = struct.Struct(">BBBB16sQQ")  # version, kind, codings, 0, shipper, number, credit
+REFUSAL, LINES, ONE, QUESTION, SAFE, GOODBYE, FAREWELL = range(7)
+NO_LIMIT = 2**64 - 1  # of a credit
 ALICE, BOB = b"alice".ljust(16, b"."), b"bob".ljust(16, b".")
+
+
+def header(
+    kind: int, shipper: bytes, number: int, first: int, version: int = VERSION, coding: int = 0
+) -> bytes:
+    """The first frame of a shipper's message."""
+    return HEADER.pack(version, kind, coding, 0, shipper, number, first, 0)
+
+
+def answer(
+    kind: int, shipper: bytes, number: int, version: int = VERSION, credit: int = NO_LIMIT
+) -> bytes:
+    """The frame of a collector's message."""
+    return ANSWER.pack(version, kind, 0, 0, shipper, number, credit)
 
 
 @dataclasses.dataclass
@@ -46,8 +62,8 @@ class OurCollector:
     def receive(self, deadline_s: float = DEADLINE_S) -> Message:
         assert self.socket.poll(int(deadline_s * 1000)), "nothing came"
         peer, header, *texts = self.socket.recv_multipart()
-        version, kind, shipper, number, first = HEADER.unpack(header)
-        assert version == 1
+        version, kind, coding, zero, shipper, number, first, size = HEADER.unpack(header)
+        assert (version, coding, zero, size) == (VERSION, 0, 0, 0)
         return Message(peer, kind, shipper, number, first, texts)
 
     def receive_chunk(self) -> Message:
@@ -63,9 +79,9 @@ class OurCollector:
         assert message.texts == []
         return message
 
-    def answer(self, message: Message, number: int) -> None:
+    def answer(self, message: Message, number: int, credit: int = NO_LIMIT) -> None:
         """Tell the sender of `message` that all up to `number` is safe."""
-        self.send(message, ANSWER.pack(1, SAFE, message.shipper, number))
+        self.send(message, answer(SAFE, message.shipper, number, credit=credit))
 
     def send(self, message: Message, *frames: bytes) -> None:
         self.socket.send_multipart([message.peer, *frames])
@@ -87,17 +103,22 @@ class OurShipper:
         self.socket.connect(endpoint)
 
     def offer(self, shipper: bytes, number: int, first: int, text: bytes) -> None:
-        self.socket.send_multipart([HEADER.pack(1, ONE, shipper, number, first), text])
+        self.socket.send_multipart([header(ONE, shipper, number, first), text])
 
     def ask(self, shipper: bytes) -> None:
-        self.socket.send(HEADER.pack(1, QUESTION, shipper, 0, 0))
+        self.socket.send(header(QUESTION, shipper, 0, 0))
 
-    def answer(self) -> tuple[bytes, int]:
+    def say_goodbye(self, shipper: bytes, last: int) -> int:
+        """The record that is left."""
+        self.socket.send(header(GOODBYE, shipper, last, 0))
+        return self.answer(FAREWELL)[1]
+
+    def answer(self, expected: int = SAFE) -> tuple[bytes, int]:
         """The next answer: whose chunks are safe, and up to which."""
         assert self.socket.poll(int(DEADLINE_S * 1000)), "no answer came"
         (frame,) = self.socket.recv_multipart()
-        version, kind, shipper, number = ANSWER.unpack(frame)
-        assert (version, kind) == (1, SAFE)
+        version, kind, codings, zero, shipper, number, _ = ANSWER.unpack(frame)
+        assert (version, kind, codings, zero) == (VERSION, expected, 0, 0)
         return shipper, number
 
     def answers(self, *asked: tuple[bytes, int]) -> None:
@@ -128,6 +149,10 @@ class Books:
         self.events += [event for offer in taken for event in offer.events]
         self._records.update(records)
         return records
+
+    def forget(self, shippers: list[bytes]) -> None:
+        for shipper in shippers:
+            self._records.pop(shipper, None)
 
     def wipe(self) -> None:
         self._records.clear()

@@ -116,6 +116,10 @@ class InRedis(Place):
         events: list[bytes] = self._redis.lrange(self._key, 0, -1)  # type: ignore[assignment]
         return events
 
+    def records(self) -> int:
+        """How many there are."""
+        return len(self._redis.keys(f"zmqpull:{self._key}:*"))
+
     def wipe_records(self) -> int:
         """Returns how many there were. Redis forgets the script, too, as when it is restarted."""
         self._redis.script_flush()

@@ -49,6 +49,10 @@ class Sink(abc.ABC):
         Refused.
         """
 
+    @abc.abstractmethod
+    async def forget(self, shippers: list[bytes]) -> None:
+        """Keep no record of `shippers`: each has said goodbye. Raises Trouble."""
+
     def reopen(self) -> None:
         """At SIGHUP: go on where the name leads now, if that can have changed."""
         return  # for most sinks it cannot

@@ -160,6 +160,11 @@ class Descriptor(Sink):
             del self._records[next(iter(self._records))]
         return records
 
+    async def forget(self, shippers: list[bytes]) -> None:
+        """Keep no record of them."""
+        for shipper in shippers:
+            self._records.pop(shipper, None)
+
     def reopen(self) -> None:
         """At SIGHUP: raises BrokenPipeError where it is a terminal that has hung up."""
         poll = select.poll()

@@ -189,6 +189,19 @@ class RedisList(Sink):
             del self._known[next(iter(self._known))]
         return records
 
+    async def forget(self, shippers: list[bytes]) -> None:
+        """Keep no record of them."""
+        names = [shipper.hex() for shipper in shippers]
+        try:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.hdel(self._keys[1], *names)
+                pipeline.zrem(self._keys[2], *names)
+                await pipeline.execute()
+        except self._errors as error:
+            raise await self._trouble(error) from None
+        for shipper in shippers:
+            self._known.pop(shipper, None)
+
     async def _push(self, offers: list[Offer]) -> dict[bytes, int | None]:
         """Push what is new, as there is room; returns the records as they were before."""
         await self.begin()

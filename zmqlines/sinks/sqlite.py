@@ -143,6 +143,13 @@ class Sqlite(Sink):
             self._look()  # what it has must be in the file itself before that is answered for
         return records
 
+    async def forget(self, shippers: list[bytes]) -> None:
+        """Keep no record of them."""
+        with self._transaction():
+            self._db.executemany(
+                "DELETE FROM shipper WHERE id = ?", [(shipper,) for shipper in shippers]
+            )
+
     # ---- what becomes of the file -------------------------------------------------------------
 
     def reopen(self) -> None:
