@@ -187,7 +187,7 @@ def table_of_options() -> int:
 def tracked() -> list[Path]:
     """The files of the checkout, as git or, without it, the folder has them."""
     listed = subprocess.run(
-        ["git", "-C", str(TOP), "ls-files"], capture_output=True, text=True, check=False
+        ["env", "git", "-C", str(TOP), "ls-files"], capture_output=True, text=True, check=False
     )
     if listed.returncode:
         return [path for pattern, _ in SIZES for path in TOP.glob(pattern)]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.aliases import Ship
-from tests.support.proc import has_signal, wait_until_taken
-from tests.support.programs import Shipper
+from tests.support.proc import wait_until_taken
+from tests.support.programs import wait_for_first_lines
 from tests.support.pulling import (
     ANY_PORT,
     LARGE,
@@ -126,12 +126,6 @@ def test_a_second_ctrl_c_ends_it_at_once(first: signal.Signals, pull: Pull, push
     assert time.monotonic() - begin < 1.5
     assert puller.said()[-1] == "0 events written"
     assert puller.said()[-2].startswith("gave up at most 1 events ")
-
-
-def wait_for_first_lines(shipper: Shipper) -> None:
-    """Wait until Python has come to our first lines, which hold signals back; not a moment more."""
-    while not any(has_signal(shipper.pid, name, signal.SIGTERM) for name in ("SigBlk", "SigCgt")):
-        assert shipper.process.poll() is None
 
 
 def test_ctrl_c_in_the_first_milliseconds_is_no_failure(ship: Ship) -> None:

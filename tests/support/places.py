@@ -72,7 +72,8 @@ class InSqlite(Place):
         return []
 
     def wait_until_made(self) -> None:
-        wait_until(lambda: self.ask("SELECT 1 FROM sqlite_master WHERE name = 'shipper'"), "made")
+        last = "event_type"  # before that is there, the collector needs the database
+        wait_until(lambda: self.ask(f"SELECT 1 FROM sqlite_master WHERE name = '{last}'"), "made")
 
     @contextlib.contextmanager
     def open(self) -> Iterator[sqlite3.Connection]:

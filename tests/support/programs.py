@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.net import unread
-from tests.support.proc import wait_until_acts_on, wait_until_asleep
+from tests.support.proc import has_begun, wait_until_acts_on, wait_until_asleep
 from tests.support.waiting import DEADLINE_S, wait_until
 
 TOP = Path(__file__).resolve().parent.parent.parent
@@ -99,3 +99,9 @@ def wait_until_connected(shipper: Shipper, count: int) -> None:
         return shipper.read_stderr_line().endswith(f" {count} connected\n")
 
     wait_until(is_connected, f"{count} connected")
+
+
+def wait_for_first_lines(shipper: Shipper) -> None:
+    """Wait until Python has come to our first lines; not a moment more."""
+    while not has_begun(shipper.pid):
+        assert shipper.process.poll() is None
