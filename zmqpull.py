@@ -44,7 +44,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from zmqlines import sinks
-from zmqlines.ack import Offer
+from zmqlines.ack import Offer, next_record
 from zmqlines.descriptors import allow_open_files
 from zmqlines.events import events_of
 from zmqlines.insisting import DeadLetters, Insisting
@@ -72,6 +72,7 @@ class Collector:
         self.in_hand = 0  # events that not all sinks have
         self.stopping = False
         self.has_enough = False
+        self.left_some = False  # in libzmq, which does not tell how much
         self._pull = pull
         self._sinks = sinks
         self._limit = limit
@@ -94,6 +95,8 @@ class Collector:
             elif self._wants_more():
                 await self._pull.wait()
         await self._kept
+        # What libzmq holds of senders that never cease is lost with us, and they do not know.
+        self.left_some = self.has_enough and not router and self._pull.has_more()
 
     def _wants_more(self) -> bool:
         return self.events < self._limit and not self.has_enough
@@ -129,16 +132,49 @@ class Collector:
     async def _keep(self, router: Router, offers: list[Offer]) -> None:
         """Give `offers` to all sinks, and answer what all of them have."""
         self.in_hand = sum(len(offer.events) for offer in offers)
+        if self.events + self.in_hand <= self._limit:
+            await self._keep_all(router, offers)
+        else:
+            for offer in offers:
+                if self.events + len(offer.events) <= self._limit:
+                    await self._keep_all(router, [offer])
+                elif await self._keep_beginning(router, offer):
+                    break
+        self.in_hand = 0
+
+    async def _keep_all(self, router: Router, offers: list[Offer]) -> list[dict[bytes, int]]:
+        """Give `offers` to all sinks, and answer what all of them have; returns their records."""
         kept = await together(
             [each.insist(functools.partial(each.sink.keep, offers)) for each in self._sinks]
         )
-        self.in_hand = 0
         for offer in offers:
             if offer.is_new:
                 self.events += len(offer.events)
                 self.bytes += sum(map(len, offer.events))
         for peer, shipper in {(offer.peer, offer.shipper): None for offer in offers}:
             router.answer(peer, shipper, min(records[shipper] for records in kept))
+        return kept
+
+    async def _keep_beginning(self, router: Router, offer: Offer) -> bool:
+        """Write as many events of a new chunk as are wanted; whether it was one.
+
+        It is not acknowledged, so that its shipper still has all of it.
+        """
+        question = Offer(offer.peer, offer.shipper, 0, 0, [])
+        records = [kept[offer.shipper] for kept in await self._keep_all(router, [question])]
+        lacking = [
+            each
+            for each, record in zip(self._sinks, records)
+            if record < offer.number == next_record(record, offer)
+        ]
+        if lacking:
+            events = offer.events[: int(self._limit - self.events)]
+            await together(
+                [each.insist(functools.partial(each.sink.write, events)) for each in lacking]
+            )
+            self.events += len(events)
+            self.bytes += sum(map(len, events))
+        return bool(lacking)
 
     def stop(self) -> None:
         """Let it end, with what is there."""
@@ -240,11 +276,13 @@ async def collect_into(
             f"gave up at most {lost} events that could not be written, "
             "and what libzmq held, which it does not tell"
         )
+    elif collector.left_some:
+        zmqpush.say("gave up what libzmq held, which it does not tell; the senders have not ended")
     if isinstance(pull, Router):
         pull.close()
     if not options.quiet:
         zmqpush.say(f"{collector.events} events written")
-    return 1 if lost else 0
+    return 1 if lost or collector.left_some else 0
 
 
 # ---- command line -----------------------------------------------------------------------------
