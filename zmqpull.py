@@ -48,6 +48,7 @@ from zmqlines.ack import Offer, next_record
 from zmqlines.descriptors import allow_open_files
 from zmqlines.events import events_of
 from zmqlines.insisting import DeadLetters, Insisting
+from zmqlines.pid_file import PidFile
 from zmqlines.pull import Pull
 from zmqlines.router import Router
 from zmqlines.sinks.contract import Sink
@@ -204,8 +205,28 @@ async def together(attempts: list[Coroutine[Any, Any, Got]]) -> list[Got]:
 
 
 async def collect(options: argparse.Namespace) -> int:
-    """Open the sinks, collect until the end, close the sinks; returns the exit status."""
+    """Collect until the end, with a pid file if that is wanted; returns the exit status."""
     allow_open_files()  # a connection takes one
+    pid_file = lock_pid_file(options.pid_file) if options.pid_file else None
+    try:
+        return await collect_with(pid_file, options)
+    finally:
+        if pid_file:
+            pid_file.remove()
+
+
+def lock_pid_file(path: str) -> PidFile:
+    """It, locked; ends the program where that cannot be."""
+    try:
+        return PidFile(path)
+    except OSError as error:
+        zmqpush.fail(f"--pid-file {readable(path)}: {error.strerror}")
+    except ValueError as error:
+        zmqpush.fail(f"--pid-file {readable(path)}: {error}")
+
+
+async def collect_with(pid_file: PidFile | None, options: argparse.Namespace) -> int:
+    """Open the sinks, collect until the end, close the sinks; returns the exit status."""
     try:
         letters = DeadLetters(options.dead_letter) if options.dead_letter else None
         kept_in = sinks.open_sinks(options)
@@ -214,14 +235,17 @@ async def collect(options: argparse.Namespace) -> int:
     except ValueError as error:
         zmqpush.fail(str(error))
     try:
-        return await collect_into(kept_in, letters, options)
+        return await collect_into(kept_in, letters, pid_file, options)
     finally:
         for sink in kept_in:
             sink.close()
 
 
 async def collect_into(
-    kept_in: list[Sink], letters: DeadLetters | None, options: argparse.Namespace
+    kept_in: list[Sink],
+    letters: DeadLetters | None,
+    pid_file: PidFile | None,
+    options: argparse.Namespace,
 ) -> int:
     """Collect until the end; returns the exit status."""
     try:
@@ -259,6 +283,8 @@ async def collect_into(
     loop.add_signal_handler(signal.SIGHUP, reopen)
     loop.add_signal_handler(signal.SIGUSR1, collector.counters)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if pid_file:
+        pid_file.write()
     if options.stats:
         zmqpush.repeat(collector.counters, options.stats)
     collecting = loop.create_task(collector.run())
@@ -304,6 +330,8 @@ def build_parser(description: str) -> zmqpush.Parser:
     option("-n", metavar="N", type=zmqpush.COUNT, default=0, help="end after N events")
     option("--ack", action="store_true", default=False,
            help="acknowledged delivery, from zmqpush.py --ack; --bind only")
+    option("--pid-file", metavar="FILE", default="",
+           help="hold our pid in FILE, locked, from when we are ready until we end")
     option("--stats", metavar="SECONDS", type=zmqpush.INTERVAL, default=0.0,
            help="counters on stderr that often; SIGUSR1 asks for them at once")
     option("-q", "--quiet", action="store_true", default=False, help="no count at the end")
