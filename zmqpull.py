@@ -251,7 +251,7 @@ async def collect_into(
     try:
         pull = (Router if options.ack else Pull)(options.bind, options.connect)
     except OSError as error:
-        zmqpush.fail(f"{error.filename}: {error.strerror}")
+        zmqpush.fail(f"{readable(error.filename)}: {error.strerror}")
     insisting = [Insisting(sink, letters) for sink in kept_in]
     collector = Collector(pull, insisting, options.n or math.inf)
     loop = asyncio.get_running_loop()

@@ -199,10 +199,12 @@ def test_a_control_character_in_a_name_does_not_reach_the_terminal(
 
 
 def test_a_control_character_in_a_name_that_cannot_be_opened_is_made_readable(ship: Ship) -> None:
-    for option in ("--output", "--sqlite"):
+    for option in ("--output", "--sqlite", "--dead-letter", "--pid-file"):
         result = ship("-b", ANY_PORT, option, "/nowhere/\x1b[31m", program=PROGRAM).finish()
         assert result.status == 2
         assert "/nowhere/\\x1b[31m: " in result.stderr
+    result = ship("-b", "ipc:///nowhere/\x1b[31m", program=PROGRAM).finish()
+    assert result.stderr == "zmqpull.py: ipc:///nowhere/\\x1b[31m: No such file or directory\n"
 
 
 @pytest.mark.long

@@ -51,7 +51,7 @@ def sinks(options: argparse.Namespace) -> list[Sink]:
         raise ValueError(f"{readable(error.filename)}: {error.strerror}") from None
 
 
-def open_output(name: str) -> Sink:
+def open_output(name: str) -> Descriptor:
     """What is meant by `name`. Raises OSError."""
     if name == "-":
         return Descriptor(1, STANDARD_OUTPUT)
