@@ -44,10 +44,11 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from zmqlines import sinks
-from zmqlines.ack import Answer, Offer
+from zmqlines.ack import Answer, Offer, next_record
 from zmqlines.descriptors import allow_open_files
 from zmqlines.events import events_of
 from zmqlines.insisting import DeadLetters, Insisting
+from zmqlines.pid_file import PidFile
 from zmqlines.pull import Pull
 from zmqlines.router import Router
 from zmqlines.sinks.contract import Sink
@@ -72,6 +73,7 @@ class Collector:
         self.in_hand = 0  # events that not all sinks have
         self.stopping = False
         self.has_enough = False
+        self.left_some = False  # in libzmq, which does not tell how much
         self._pull = pull
         self._sinks = sinks
         self._limit = limit
@@ -94,6 +96,8 @@ class Collector:
             elif self._wants_more():
                 await self._pull.wait()
         await self._kept
+        # What libzmq holds of senders that never cease is lost with us, and they do not know.
+        self.left_some = self.has_enough and not router and self._pull.has_more()
 
     def _wants_more(self) -> bool:
         return self.events < self._limit and not self.has_enough
@@ -129,10 +133,21 @@ class Collector:
     async def _keep(self, router: Router, offers: list[Offer]) -> None:
         """Give `offers` to all sinks, and answer what all of them have."""
         self.in_hand = sum(len(offer.events) for offer in offers)
+        if self.events + self.in_hand <= self._limit:
+            await self._keep_all(router, offers)
+        else:
+            for offer in offers:
+                if self.events + len(offer.events) <= self._limit:
+                    await self._keep_all(router, [offer])
+                elif await self._keep_beginning(router, offer):
+                    break
+        self.in_hand = 0
+
+    async def _keep_all(self, router: Router, offers: list[Offer]) -> list[dict[bytes, int]]:
+        """Give `offers` to all sinks, and answer what all of them have; returns their records."""
         kept = await together(
             [each.insist(functools.partial(each.sink.keep, offers)) for each in self._sinks]
         )
-        self.in_hand = 0
         for offer in offers:
             if offer.is_new:
                 self.events += len(offer.events)
@@ -140,6 +155,7 @@ class Collector:
         for peer, shipper in {(o.peer, o.shipper): None for o in offers if not o.last}:
             router.answer(peer, Answer(shipper, min(records[shipper] for records in kept)))
         await self._part(router, [offer for offer in offers if offer.last], kept)
+        return kept
 
     async def _part(
         self, router: Router, goodbyes: list[Offer], kept: list[dict[bytes, int]]
@@ -154,6 +170,27 @@ class Collector:
         for bye in goodbyes:
             number = 0 if bye.shipper in gone else left[bye.shipper]
             router.answer(bye.peer, Answer(bye.shipper, number, is_farewell=True))
+
+    async def _keep_beginning(self, router: Router, offer: Offer) -> bool:
+        """Write as many events of a new chunk as are wanted; whether it was one.
+
+        It is not acknowledged, so that its shipper still has all of it.
+        """
+        question = Offer(offer.peer, offer.shipper, 0, 0, [])
+        records = [kept[offer.shipper] for kept in await self._keep_all(router, [question])]
+        lacking = [
+            each
+            for each, record in zip(self._sinks, records)
+            if record < offer.number == next_record(record, offer)
+        ]
+        if lacking:
+            events = offer.events[: int(self._limit - self.events)]
+            await together(
+                [each.insist(functools.partial(each.sink.write, events)) for each in lacking]
+            )
+            self.events += len(events)
+            self.bytes += sum(map(len, events))
+        return bool(lacking)
 
     def stop(self) -> None:
         """Let it end, with what is there."""
@@ -183,8 +220,28 @@ async def together(attempts: list[Coroutine[Any, Any, Got]]) -> list[Got]:
 
 
 async def collect(options: argparse.Namespace) -> int:
-    """Open the sinks, collect until the end, close the sinks; returns the exit status."""
+    """Collect until the end, with a pid file if that is wanted; returns the exit status."""
     allow_open_files()  # a connection takes one
+    pid_file = lock_pid_file(options.pid_file) if options.pid_file else None
+    try:
+        return await collect_with(pid_file, options)
+    finally:
+        if pid_file:
+            pid_file.remove()
+
+
+def lock_pid_file(path: str) -> PidFile:
+    """It, locked; ends the program where that cannot be."""
+    try:
+        return PidFile(path)
+    except OSError as error:
+        zmqpush.fail(f"--pid-file {readable(path)}: {error.strerror}")
+    except ValueError as error:
+        zmqpush.fail(f"--pid-file {readable(path)}: {error}")
+
+
+async def collect_with(pid_file: PidFile | None, options: argparse.Namespace) -> int:
+    """Open the sinks, collect until the end, close the sinks; returns the exit status."""
     try:
         letters = DeadLetters(options.dead_letter) if options.dead_letter else None
         kept_in = sinks.open_sinks(options)
@@ -193,20 +250,23 @@ async def collect(options: argparse.Namespace) -> int:
     except ValueError as error:
         zmqpush.fail(str(error))
     try:
-        return await collect_into(kept_in, letters, options)
+        return await collect_into(kept_in, letters, pid_file, options)
     finally:
         for sink in kept_in:
             sink.close()
 
 
 async def collect_into(
-    kept_in: list[Sink], letters: DeadLetters | None, options: argparse.Namespace
+    kept_in: list[Sink],
+    letters: DeadLetters | None,
+    pid_file: PidFile | None,
+    options: argparse.Namespace,
 ) -> int:
     """Collect until the end; returns the exit status."""
     try:
         pull = (Router if options.ack else Pull)(options.bind, options.connect)
     except OSError as error:
-        zmqpush.fail(f"{error.filename}: {error.strerror}")
+        zmqpush.fail(f"{readable(error.filename)}: {error.strerror}")
     insisting = [Insisting(sink, letters) for sink in kept_in]
     collector = Collector(pull, insisting, options.n or math.inf)
     loop = asyncio.get_running_loop()
@@ -238,6 +298,8 @@ async def collect_into(
     loop.add_signal_handler(signal.SIGHUP, reopen)
     loop.add_signal_handler(signal.SIGUSR1, collector.counters)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if pid_file:
+        pid_file.write()
     if options.stats:
         zmqpush.repeat(collector.counters, options.stats)
     collecting = loop.create_task(collector.run())
@@ -255,11 +317,13 @@ async def collect_into(
             f"gave up at most {lost} events that could not be written, "
             "and what libzmq held, which it does not tell"
         )
+    elif collector.left_some:
+        zmqpush.say("gave up what libzmq held, which it does not tell; the senders have not ended")
     if isinstance(pull, Router):
         pull.close()
     if not options.quiet:
         zmqpush.say(f"{collector.events} events written")
-    return 1 if lost else 0
+    return 1 if lost or collector.left_some else 0
 
 
 # ---- command line -----------------------------------------------------------------------------
@@ -281,6 +345,8 @@ def build_parser(description: str) -> zmqpush.Parser:
     option("-n", metavar="N", type=zmqpush.COUNT, default=0, help="end after N events")
     option("--ack", action="store_true", default=False,
            help="acknowledged delivery, from zmqpush.py --ack; --bind only")
+    option("--pid-file", metavar="FILE", default="",
+           help="hold our pid in FILE, locked, from when we are ready until we end")
     option("--stats", metavar="SECONDS", type=zmqpush.INTERVAL, default=0.0,
            help="counters on stderr that often; SIGUSR1 asks for them at once")
     option("-q", "--quiet", action="store_true", default=False, help="no count at the end")

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import zmqpush
 from zmqlines.sinks.contract import Refused, Sink, Trouble
-from zmqlines.sinks.file import File
+from zmqlines.sinks.file import open_output
 from zmqlines.words import readable
 
 RETRY_S = 1.0
@@ -27,7 +27,7 @@ class DeadLetters:
     def __init__(self, path: str) -> None:
         """Raises OSError."""
         self.name = readable(path)
-        self._file = File(path)
+        self._file = open_output(path)
 
     async def put(self, sink: Sink, refused: Refused) -> None:
         """Return when it is on the disk. Raises Trouble, after which nothing is half done."""

@@ -60,6 +60,10 @@ class Pull:
                 frames.extend(map(self._recv, itertools.repeat(zmq.DONTWAIT, some)))
         return frames
 
+    def has_more(self) -> bool:
+        """Whether libzmq has frames that were not taken."""
+        return bool(self._pull.poll(0))
+
     async def wait(self) -> None:
         """Return when there may be more, or somebody called `announce()`."""
         self._news.clear()

@@ -40,6 +40,7 @@ OPTIONS: dict[str, tuple[str, Any, list[str], Any]] = {
     "redis_limit": ("5", 5, ["--redis-limit", "1000"], 1000),
     "sqlite": ("'/a b' c", ["/a b", "c"], ["--sqlite", "d"], ["d"]),
     "dead_letter": ("/a b", "/a b", ["--dead-letter", "c"], "c"),
+    "pid_file": ("/a b", "/a b", ["--pid-file", "c"], "c"),
     "n": ("5", 5, ["-n", "2147483647"], 2**31 - 1),
     "ack": ("1", True, ["--ack"], True),
     "stats": ("0.5", 0.5, ["--stats", "60"], 60.0),
@@ -63,6 +64,7 @@ def test_the_defaults_are_those_of_the_description() -> None:
         "redis_limit": 0,
         "sqlite": [],
         "dead_letter": "",
+        "pid_file": "",
         "n": 0,
         "ack": False,
         "stats": 0.0,
@@ -164,6 +166,7 @@ def test_options_that_cannot_be_are_one_line_and_status_2(
         (["-b", "tcp://192.0.2.1:2120"], "tcp://192.0.2.1:2120: Cannot assign"),  # RFC 5737
         (["-b", "ipc:///nowhere/at/all"], "ipc:///nowhere/at/all: No such file"),
         (["-o", "/"], "/: Is a directory"),
+        (["--pid-file", "/nowhere/file"], "--pid-file /nowhere/file: No such file"),
         (["--dead-letter", "/nowhere/file"], "--dead-letter /nowhere/file: No such file"),
         (["--sqlite", "/nowhere/file"], "--sqlite /nowhere/file: unable to open"),
         (["--sqlite", __file__], f"--sqlite {__file__}: file is not a database"),

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import signal
+import stat
 import threading
 from pathlib import Path
 
@@ -183,6 +184,35 @@ def test_what_a_removed_file_had_of_a_chunk_is_written_again_before_it_is_answer
     assert path.read_bytes() == b'{"n":1}\n'
 
 
+def test_the_name_of_a_new_file_is_on_the_disk_before_anything_in_it_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a loss of power takes the file away. Once is enough, but for each file."""
+    path, real_sync = tmp_path / "events", os.fsync
+    synced: list[str] = []
+    offers = [Offer(b"peer", ALICE, n, 1, [b'{"n":%d}' % n]) for n in range(1, 5)]
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real_sync(descriptor)
+
+    async def keep() -> None:
+        sink = File(str(path))
+        for number, offer in enumerate(offers):
+            if number == 2:
+                path.unlink()
+            assert await sink.keep([offer]) == {ALICE: offer.number}
+        sink.close()
+
+    monkeypatch.setattr(os, "fsync", sync)
+    asyncio.run(keep())
+    assert synced == [str(path), str(tmp_path), str(path)] * 2
+    synced.clear()
+    offers = offers[:1]
+    asyncio.run(keep())
+    assert synced == [str(path)], "it was there"
+
+
 def test_a_control_character_in_a_name_does_not_reach_the_terminal(
     pull: Pull, push: Push, tmp_path: Path
 ) -> None:
@@ -199,10 +229,12 @@ def test_a_control_character_in_a_name_does_not_reach_the_terminal(
 
 
 def test_a_control_character_in_a_name_that_cannot_be_opened_is_made_readable(ship: Ship) -> None:
-    for option in ("--output", "--sqlite"):
+    for option in ("--output", "--sqlite", "--dead-letter", "--pid-file"):
         result = ship("-b", ANY_PORT, option, "/nowhere/\x1b[31m", program=PROGRAM).finish()
         assert result.status == 2
         assert "/nowhere/\\x1b[31m: " in result.stderr
+    result = ship("-b", "ipc:///nowhere/\x1b[31m", program=PROGRAM).finish()
+    assert result.stderr == "zmqpull.py: ipc:///nowhere/\\x1b[31m: No such file or directory\n"
 
 
 @pytest.mark.long
@@ -344,6 +376,8 @@ def test_file_that_is_renamed_while_it_is_synced_is_left_when_that_has_ended(
     begun, go_on = threading.Event(), threading.Event()
 
     def sync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            return
         synced.append(os.fstat(descriptor).st_ino)
         begun.set()
         assert go_on.wait(DEADLINE_S)

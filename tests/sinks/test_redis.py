@@ -188,7 +188,7 @@ def test_failed_attempts_at_redis_leave_no_connections_open(redis_server: RedisS
             await sink.keep([offer])
         admin.acl_setuser("default", enabled=True, commands=["+eval", "+evalsha"])
         records = await sink.keep([offer])
-        await sink._client.aclose()
+        await sink._client.connection_pool.disconnect()
         return records
 
     assert asyncio.run(fail_then_keep()) == {b"shipper".ljust(16): 1}

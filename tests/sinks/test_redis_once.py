@@ -318,6 +318,19 @@ def test_an_event_that_redis_will_never_take_is_put_away_and_all_others_go_on(
     check_letters(letters, f"{redis_server.url} logstash")
 
 
+def test_an_event_is_put_away_also_where_redis_may_not_be_asked_what_it_takes(
+    redis_server: RedisServer, pull: Pull, push: Push
+) -> None:
+    redis_server.start(proto_max_bulk_len="1mb")
+    redis_server.client.acl_setuser("default", enabled=True, commands=["-config"])
+    puller = pull("--redis", redis_server.url, "--dead-letter", "-", "-n", "3")
+    send(push(puller.endpoint), [b'{"n":1}', LARGE, b'{"n":2}'])
+    (letter,) = puller.read(1)
+    assert strict_json(letter)["event"] == json.loads(LARGE)
+    assert puller.end()[-1] == "3 events written"
+    assert redis_server.list() == [b'{"n":1}', b'{"n":2}']
+
+
 def test_a_chunk_is_answered_when_what_is_refused_is_in_the_dead_letters(
     redis_server: RedisServer, our_shipper: OurShippers, pull_ack: Ship, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -20,6 +21,9 @@ from tests.support.net import free_endpoint
 from tests.support.places import InSqlite
 from tests.support.pulling import ANY_PORT, PROGRAM, Pull, Push, numbered, send
 from tests.support.waiting import DEADLINE_S, wait_until
+from zmqlines.ack import Offer
+from zmqlines.sinks.contract import Refused
+from zmqlines.sinks.sqlite import Sqlite
 
 ANEW = "it was removed or renamed; going on in a new file"
 
@@ -205,6 +209,33 @@ def test_with_ack_no_chunk_is_missing_or_twice_when_the_database_is_taken_away(
     assert rows(alone(path, tmp_path)) == [b'{"n":3}']
     if what == "renamed":
         assert rows(alone(old, tmp_path)) == [b'{"n":1}', b'{"n":2}']
+
+
+# ---- refused for ever -------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(sqlite3.Connection, "setlimit"), reason="Python 3.11 has it")
+def test_an_event_that_sqlite_will_never_take_is_named_and_all_others_are_kept(
+    tmp_path: Path,
+) -> None:
+    """Its limit is 1 GB; here it is made less."""
+    events = [b'{"n":1}', b'{"message":"%b"}' % (b"x" * 6000), b'{"n":2}']
+    offer = Offer(b"peer", ALICE, 1, 1, events)
+
+    async def keep() -> None:
+        sink = Sqlite(str(tmp_path / "events.db"))
+        sink._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)  # of a row: the message is in twice
+        for attempt in (sink.write(events), sink.keep([offer])):
+            with pytest.raises(Refused, match="too big") as refused:
+                await attempt
+            assert refused.value.event is events[1]
+        assert not offer.is_new
+        sink.put_away = frozenset([id(events[1])])
+        assert await sink.keep([offer]) == {ALICE: 1}
+        sink.close()
+
+    asyncio.run(keep())
+    assert rows(tmp_path / "events.db") == [b'{"n":1}', b'{"n":2}']
 
 
 # ---- another program's ------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def sinks(options: argparse.Namespace) -> list[Sink]:
         raise ValueError(f"{readable(error.filename)}: {error.strerror}") from None
 
 
-def open_output(name: str) -> Sink:
+def open_output(name: str) -> Descriptor:
     """What is meant by `name`. Raises OSError."""
     if name == "-":
         return Descriptor(1, STANDARD_OUTPUT)
@@ -175,10 +175,13 @@ class Descriptor(Sink):
     async def _sync(self) -> None:
         """Bring what is written to the disk, where there is one; meanwhile others have a turn."""
         try:
-            await asyncio.get_running_loop().run_in_executor(None, os.fsync, self._descriptor)
+            await asyncio.get_running_loop().run_in_executor(None, self._fsync)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EROFS):  # a pipe, a terminal
                 raise Trouble(error.strerror) from None
+
+    def _fsync(self) -> None:
+        os.fsync(self._descriptor)
 
     async def _writable(self) -> None:
         """Wait, without blocking, until a pipe or a terminal takes something."""
@@ -200,18 +203,29 @@ class File(Descriptor):
 
     def __init__(self, path: str) -> None:
         """Raises OSError."""
-        super().__init__(self._open(path), readable(path))
         self._path = path
+        self._is_new = False  # its name is perhaps not on the disk
+        super().__init__(self._open(), readable(path))
         self._identity = identity(f"/proc/self/fd/{self._descriptor}")
         self._is_fifo = stat.S_ISFIFO(os.fstat(self._descriptor).st_mode)
         self._syncing = False
         self._was_renamed = False  # while it was synced
         self._said_old = False  # that it cannot be opened anew
 
-    @staticmethod
-    def _open(path: str) -> int:
+    def _open(self) -> int:
+        self._is_new = self._is_new or not os.path.exists(self._path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
-        return os.open(path, flags, 0o640)
+        return os.open(self._path, flags, 0o640)
+
+    def _fsync(self) -> None:
+        super()._fsync()
+        if self._is_new:  # a file has lost its name, and so all, if its folder was not synced
+            folder = os.open(os.path.dirname(os.path.realpath(self._path)), os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            self._is_new = False
 
     async def write(self, events: list[bytes]) -> None:
         """Write a line for each of `events`; after Trouble, what is missing of them."""
@@ -275,7 +289,7 @@ class File(Descriptor):
         removed = self._is_removed()
         if self._data and self._is_file and not removed:
             os.fsync(self._descriptor)  # a part of what will be answered for lies in the old one
-        descriptor = self._open(self._path)
+        descriptor = self._open()
         os.close(self._descriptor)
         self._descriptor = descriptor
         self._identity = identity(f"/proc/self/fd/{descriptor}")

@@ -216,7 +216,10 @@ class RedisList(Sink):
                 calls = list(self._calls(left, place))
                 left, place = self._read(left, calls, await self._run(calls), before)
         except self._errors as error:
-            raise await self._trouble(error) from None
+            trouble = await self._trouble(error)
+            if "invalid bulk length" in str(error):  # and we may not ask for the limit
+                raise self._refused_largest(left, str(error)) from None
+            raise trouble from None
         self._failed = False
         return before
 
@@ -225,6 +228,10 @@ class RedisList(Sink):
             if len(event) > largest:
                 self._largest = 0  # the next attempt asks again: somebody may change it
                 raise Refused(event, f"Redis takes {largest} bytes, see its proto-max-bulk-len")
+
+    def _refused_largest(self, offers: list[Offer], why: str) -> Refused:
+        events = itertools.chain.from_iterable(self.wanted(offer.events) for offer in offers)
+        return Refused(max(events, key=len), f"{why}, see its proto-max-bulk-len")
 
     async def _until_room(self) -> None:
         while self._limit and await self._client.llen(self._keys[0]) >= self._limit:
