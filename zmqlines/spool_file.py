@@ -128,7 +128,7 @@ class SpoolFile:
             raise
         self.closed = False
         self.loaded = first - 1  # number of the last chunk that was loaded
-        self.forgotten = first - 1  # of the last one that was deleted
+        self.held = 0  # how many were loaded and are not deleted
 
     @classmethod
     def create(cls, directory: str) -> SpoolFile:
@@ -220,6 +220,7 @@ class SpoolFile:
                 chunks.append(chunk)
                 size += chunk.size
                 self.loaded = number
+                self.held += 1
         except (sqlite3.DatabaseError, ValueError) as error:
             if not chunks:
                 if isinstance(error, ValueError):
@@ -229,11 +230,31 @@ class SpoolFile:
                 raise
         return chunks
 
-    def forget(self, number: int) -> None:
-        """Delete the chunks up to `number`."""
-        if not self.closed:
-            self._db.execute("DELETE FROM chunk WHERE number <= ?", (number,))
-        self.forgotten = number
+    def read(self, number: int) -> Finished:
+        """The chunk of that number, once more."""
+        select = "SELECT events, batch, crc, text FROM chunk WHERE number = ?"
+        row = self._db.execute(select, (number,)).fetchone()
+        try:
+            chunk = Finished.of_row(*row) if row else None
+        except ValueError:
+            chunk = None
+        if not chunk:
+            raise sqlite3.DatabaseError(f"chunk {number} is not as it was written")
+        chunk.file, chunk.number = self, number
+        return chunk
+
+    def forget(self, numbers: list[int]) -> None:
+        """Delete these chunks, which were loaded; takes out of `numbers` what is done."""
+        delete = "DELETE FROM chunk WHERE number BETWEEN ? AND ?"
+        numbers.sort()
+        while numbers:
+            first, count = numbers[0], 1
+            while count < len(numbers) and numbers[count] == first + count:
+                count += 1
+            if not self.closed:
+                self._db.execute(delete, (first, first + count - 1))
+            self.held -= count
+            del numbers[:count]
 
     def shrink(self) -> None:
         """Give the disk back what is no longer used, if that is worth it: by a smaller copy."""

@@ -94,7 +94,7 @@ class SpoolFolder:
 
     def let_go(self, file: SpoolFile) -> None:
         """Close and remove `file` if all of it is gone and nothing will come."""
-        finished = file.loaded == file.forgotten and file not in self.left_behind
+        finished = not file.held and file not in self.left_behind
         if finished and file is not self.own and not file.closed:
             self.files.remove(file)
             with contextlib.suppress(OSError, sqlite3.Error):

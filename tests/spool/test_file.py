@@ -49,7 +49,7 @@ def adopted(path: str) -> SpoolFile:
 def test_number_is_never_used_again(directory: Path) -> None:
     file = SpoolFile.create(str(directory))
     assert [number_of_next(file, b"x") for _ in range(3)] == [1, 2, 3]
-    file.forget(3)
+    file.forget([1, 2, 3])
     file.let_go()
     file = adopted(file.path)
     assert number_of_next(file, b"x") == 4
@@ -103,7 +103,7 @@ def test_file_that_moves_keeps_its_numbers_its_id_and_its_rows(directory: Path) 
     file = SpoolFile.create(str(directory))
     for line in lines(5):
         file.append(finished(line, b""))
-    file.forget(2)
+    file.forget([1, 2])
     assert [chunk.number for chunk in file.load(until=3)] == [3]
     before, path = identity(file), file.path
     shutil.rmtree(directory)
@@ -139,7 +139,7 @@ def test_process_that_is_killed_while_it_removes_a_file_leaves_nothing_for_ever(
 
     file = SpoolFile.create(str(directory))
     file.append(finished(b"x"))
-    file.forget(1)
+    file.forget([1])
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
         patch.setattr(os, "unlink", unlink)
         file.close()
