@@ -47,9 +47,8 @@ def wire_size(messages: list[bytes], size: int) -> int:
     bare = size - len(messages)
     if max(map(len, messages)) <= LONGEST_SHORT:
         return bare + SHORT_HEAD * len(messages)
-    return bare + sum(
-        SHORT_HEAD if len(message) <= LONGEST_SHORT else LONG_HEAD for message in messages
-    )
+    heads = (LONG_HEAD if len(message) > LONGEST_SHORT else SHORT_HEAD for message in messages)
+    return bare + sum(heads)
 
 
 class Descriptor:
@@ -111,13 +110,16 @@ class Departures:
         self._messages = self._bytes = self._wire = 0
         self._in_pipe: collections.deque[Sent] = collections.deque()  # perhaps
         self._beyond: collections.deque[Sent] = collections.deque()  # of libzmq's pipe
-        self._beyond_bytes = 0  # up to the last of those
+        self._beyond_bytes = 0  # up to there nothing is in it
 
     def add(self, file: SpoolFile, number: int, events: int, size: int, all_: list[bytes]) -> None:
         """A chunk was taken by libzmq as the messages `all_`."""
         self._messages += len(all_)
         self._bytes += size
         self._wire += wire_size(all_, size)
+        if len(all_) >= self._pipe:  # only the last of these can be in the pipe
+            in_pipe = sum(map(len, all_[-self._pipe :])) + self._pipe
+            self._beyond_bytes = max(self._beyond_bytes, self._bytes - in_pipe)
         place = self._messages, self._bytes, self._wire
         self._in_pipe.append(Sent(file, number, events, size, *place))
 
@@ -125,7 +127,7 @@ class Departures:
         """Those that have left while the kernel has so many bytes; they are told once."""
         while self._in_pipe and self._in_pipe[0].messages <= self._messages - self._pipe:
             self._beyond.append(self._in_pipe.popleft())
-            self._beyond_bytes = self._beyond[-1].bytes
+            self._beyond_bytes = max(self._beyond_bytes, self._beyond[-1].bytes)
         gone = []
         while self._beyond and self._beyond_bytes - self._beyond[0].bytes >= (
             in_kernel + OUT_BATCH_SIZE

@@ -23,7 +23,7 @@ from typing import Any
 
 import zmq
 
-from zmqlines.departures import Departures, Descriptor, Sent
+from zmqlines.departures import Departures, Descriptor, Sent, wire_size
 from zmqlines.spool import Spool, file_of
 from zmqpush import RECONNECT_MAX_MS, RECONNECT_MS, Backlog, EventFormat, Link, Sendable, say
 
@@ -111,7 +111,10 @@ class Fifo(Link):
                 left = self.departures.rest()
             else:
                 size = self._counted(descriptor)
-                if size + descriptor.queued() <= self.departures.wire():
+                chunk = self.chunk
+                begun = wire_size(chunk.messages(), chunk.size) if chunk else 0
+                # More than it can be would mean that we do not know what is on the wire.
+                if size + descriptor.queued() <= self.departures.wire() + begun:
                     left = self.departures.first_on_wire(size)
         return left, self.departures.rest()
 
@@ -121,6 +124,8 @@ class Fifo(Link):
         return max(0, size - descriptor.first) if size else 0
 
     def _left_by_all(self) -> list[Sent]:
+        if self.chunk:  # of which some bytes are among those that are counted
+            return []
         size = self._left_bytes + sum(map(self._counted, self._descriptors.values()))
         return self.departures.rest() if size == self.departures.wire() else []
 
