@@ -92,7 +92,7 @@ class Spool(zmqpush.Backlog):
         self._loaded: collections.deque[Finished] = collections.deque()
         self._loaded_size = 0
         self._turn_size = 0  # bytes that were taken since others had their turn
-        self._told = False  # that it could not be written, since it last ran empty
+        self._told = False  # that it could not be written, since there was room
         self._adopt()
 
     def place(self) -> str:
@@ -177,13 +177,14 @@ class Spool(zmqpush.Backlog):
         self._forget()  # which may have failed as well
 
     async def _save(self) -> None:
-        self._renew()
+        if self._fresh or self._again:
+            self._renew()
         if not self._fresh:
             return
         if self.syncs_quickly() and not self._loaded:
             self._sync()  # to go to a thread and back takes as long, and nothing could be sent
             return
-        own = self._folder.own
+        own = self._own()
         self._synced_at = time.monotonic()
         await asyncio.get_running_loop().run_in_executor(None, own.sync)
         if own.closed:  # meanwhile it was found to be damaged
@@ -193,12 +194,12 @@ class Spool(zmqpush.Backlog):
 
     def _sync(self) -> None:
         self._synced_at = time.monotonic()
-        self._folder.own.sync()
+        self._own().sync()
         self._now_synced()
 
     def _now_synced(self) -> None:
         """All that was put is on the disk, and can be sent."""
-        own = self._folder.own
+        own = self._own()
         self._sync_s = time.monotonic() - self._synced_at
         self._folder.stay_in_place()
         for chunk in self._fresh:
@@ -215,7 +216,7 @@ class Spool(zmqpush.Backlog):
 
     def _append(self, chunk: Finished) -> None:
         self._renew()
-        own = self._folder.own
+        own = self._own()
         try:
             own.append(chunk)
         except sqlite3.Error as error:
@@ -227,9 +228,14 @@ class Spool(zmqpush.Backlog):
             self._fresh.append(chunk)
             self._grown(chunk.size)
 
+    def _own(self) -> SpoolFile:
+        """Our own file, which has what is not synced."""
+        assert self._folder.own
+        return self._folder.own
+
     def _renew(self) -> None:
         """If our file was damaged, begin a new one, with what was not synced to that."""
-        if self._folder.own.closed:
+        if not self._folder.own or self._folder.own.closed:
             self._folder.begin_anew()
             self._synced = 0
             self._again += reversed(self._fresh)
@@ -259,7 +265,7 @@ class Spool(zmqpush.Backlog):
                 break
             if ended:
                 return None
-            self._told = self._told and self.unsaved > 0
+            self._told = self._told and (self.unsaved > 0 or self._folder.is_short())
             await asyncio.wait({self._news})
             chunk = self._read_returned()
         if not chunk:
@@ -340,10 +346,13 @@ class Spool(zmqpush.Backlog):
         """Delete what has left."""
         self._will_forget = False
         for file, numbers in list(self._gone.items()):
-            with contextlib.suppress(sqlite3.Error):  # a full disk: the next attempt may do it
+            try:
                 file.forget(numbers)
-                del self._gone[file]
-                self._folder.let_go(file)
+            except sqlite3.Error:  # a full disk: the next attempt may do it
+                if not self._folder.discard(file, len(numbers)):
+                    continue
+            del self._gone[file]
+            self._folder.let_go(file)
 
     def _load(self) -> None:
         """Bring the next chunks into memory: what was left behind comes first."""
@@ -353,15 +362,16 @@ class Spool(zmqpush.Backlog):
             if folder.left_behind:
                 file, until = folder.left_behind[0], math.inf
             try:
-                chunks = file.load(until)
+                chunks = file.load(until) if file else []
             except sqlite3.Error as error:
+                assert file
                 self._put_aside(file, error)
                 continue
             for chunk in chunks:
                 self._keep(chunk)
             if chunks:
                 return
-            if file is not folder.own:
+            if file and file is not folder.own:
                 folder.left_behind.popleft()
                 folder.let_go(file)
                 continue

@@ -15,6 +15,7 @@ import zmqpush
 from zmqlines.finished import Finished
 
 DISK_RESERVE = 8 * 1024 * 1024  # bytes
+SMALLEST_SPOOL = 1024 * 1024  # bytes
 LOAD_SIZE = 1024 * 1024  # bytes that are brought into memory at once
 LOG_SUFFIX = "-wal"  # of SQLite's write-ahead log
 
@@ -71,6 +72,25 @@ def put_aside(path: str, error: Exception) -> None:
 def reason(error: Exception) -> str:
     """What the system or SQLite says."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def is_for_now(error: Exception) -> bool:
+    """Whether it may work later, as when others have made room on the disk."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    return str(error) in ("database or disk is full", "disk I/O error")
+
+
+def refuse_small_disk(directory: str) -> None:
+    """Raise OSError where the disk could never have room for a line."""
+    disk = os.statvfs(directory)
+    size = disk.f_blocks * disk.f_frsize
+    if 0 < size < DISK_RESERVE + SMALLEST_SPOOL:
+        raise OSError(
+            errno.EFBIG,
+            f"its disk has {size / 1e6:.1f} MB, of which {DISK_RESERVE / 1e6:.1f} MB are left "
+            f"free: it needs {(DISK_RESERVE + SMALLEST_SPOOL) / 1e6:.1f} MB at least",
+        )
 
 
 def is_damage(error: Exception) -> bool:
@@ -295,6 +315,12 @@ class SpoolFile:
         empty = not self._db.execute("SELECT 1 FROM chunk LIMIT 1").fetchall()
         self._db.close()  # this removes the log: alone, nobody would
         if empty and self.is_in_place():
+            remove_database(self.path)
+        self.let_go()
+
+    def remove(self) -> None:
+        """Remove it, whatever is in it."""
+        if self.is_in_place():
             remove_database(self.path)
         self.let_go()
 
