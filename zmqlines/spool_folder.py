@@ -21,6 +21,7 @@ from zmqlines.spool_file import (
     put_aside,
     reason,
     refuse_small_disk,
+    refuse_strangers,
 )
 
 MOST_LEFT_BEHIND = 64  # files that are taken over at once
@@ -41,6 +42,7 @@ class SpoolFolder:
         self.files: list[SpoolFile] = []
         try:
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            refuse_strangers(self._directory, os.stat(self._directory), or_root=True)
             refuse_small_disk(self._directory)
             self.begin_anew()
         except (OSError, sqlite3.Error) as error:
@@ -53,7 +55,6 @@ class SpoolFolder:
 
     def begin_anew(self) -> None:
         """Begin a file of our own; the one before was lost, if there was any."""
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
         if self.is_short():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.own = SpoolFile.create(self._directory)
