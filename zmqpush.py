@@ -865,10 +865,10 @@ class Backlog:
         self._peak = max(self._peak, self.size)
 
 
-def make_backlog(options: argparse.Namespace, form: EventFormat, link: Link) -> Backlog:
+def make_backlog(options: argparse.Namespace, form: EventFormat) -> Backlog:
     """What keeps the lines until they are sent."""
     if options.spool:
-        return part("spool").open_spool(options, form, link)  # type: ignore[no-any-return]
+        return part("spool").open_spool(options, form)  # type: ignore[no-any-return]
     return Backlog(options.queue_limit, form)
 
 
@@ -1029,10 +1029,6 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
 
     # what is told
 
-    def most_held(self) -> int:
-        """How many messages libzmq may hold."""
-        return (self._sndhwm + self._being_sent + 1) * max(len(self.connections), 1)
-
     def held(self, sent: int) -> int:
         """How many of the last `sent` events libzmq may hold, which it does not tell."""
         if not (sent and self._sndhwm):
@@ -1101,9 +1097,12 @@ def refuse_to_displace(endpoint: str) -> None:
 
 def make_link(options: argparse.Namespace, form: EventFormat) -> Link:
     """What the backlog is sent through."""
+    kind: type[Link] = Link
     if options.ack:
-        return part("dealer").AckLink(options, form)  # type: ignore[no-any-return]
-    return Link(options, form)
+        kind = part("dealer").AckLink
+    elif options.spool:
+        kind = part("spool_link").SpoolLink
+    return kind(options, form)
 
 
 async def zmq_pusher(backlog: Backlog, link: Link) -> None:
@@ -1256,7 +1255,7 @@ async def ship(options: argparse.Namespace) -> int:
         await link.open()
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}")
-    backlog = make_backlog(options, form, link)
+    backlog = make_backlog(options, form)
     try:
         # rsyslog asks and waits: its message is all that there will be.
         stdin = Stdin(lambda: None) if options.omprog else Stdin(backlog.announce, options.gather)

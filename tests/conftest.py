@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from tests.support.collector import Collector
 from tests.support.net import free_endpoint
+from tests.support.network import Network
 from tests.support.programs import Shipper
 from tests.support.rsyslog import Receiver
 from tests.support.tmpfs import Disk
@@ -108,6 +110,21 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Disk]]:
             return disk
 
         yield make
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    if os.geteuid() or not shutil.which("ip"):
+        pytest.skip("network namespaces need root and iproute2")
+    network = Network(f"zmqpush-{os.getpid()}")
+    try:
+        try:
+            network.set_up()
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces here: {error.stderr.decode().strip()}")
+        yield network
+    finally:
+        network.remove()
 
 
 @pytest.fixture

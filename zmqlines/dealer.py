@@ -53,10 +53,6 @@ class AckLink(Link):
     def _connect_all(self) -> None:
         """One at a time: deliver() begins with the first."""
 
-    def most_held(self) -> int:
-        """Of what was acknowledged libzmq holds nothing."""
-        return 0
-
     def held(self, sent: int) -> int:
         """Of what was acknowledged libzmq holds nothing."""
         return 0

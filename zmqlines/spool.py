@@ -1,8 +1,8 @@
 """`--spool`: a backlog on disk, journaled before it is sent, which no crash of ours loses.
 
-stdin_queuer() --put--> own file --sync--> loaded chunks --get--> zmq_pusher()
-                        files left behind --load--^                    |
-                        rows that have left <--forget--- Departures <--+ done
+stdin_queuer() --put--> own file --sync--> loaded chunks --get--> who sends
+                        files left behind --load--^                     |
+                        rows that have left <------------left()-----+
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ import contextlib
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import zmqpush
 from zmqlines.finished import Finished
 from zmqlines.spool_file import LOAD_SIZE, SpoolFile, is_damage, reason
 from zmqlines.spool_folder import SpoolFolder
 from zmqpush import CannotKeep, EventFormat, Link, Sendable
+
+if TYPE_CHECKING:
+    from zmqlines.departures import Sent
 
 SYNC_INTERVAL_S = 0.02
 QUICK_SYNC_S = 0.002
@@ -38,10 +42,10 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError("--sndhwm 0 lets libzmq hold everything: nothing would ever leave --spool")
 
 
-def open_spool(options: argparse.Namespace, form: EventFormat, link: Link) -> Spool:
+def open_spool(options: argparse.Namespace, form: EventFormat) -> Spool:
     """The spool that was asked for. Ends where it cannot be."""
     try:
-        return Spool(options.spool, options.spool_limit, form, link.most_held)
+        return Spool(options.spool, options.spool_limit, form)
     except (OSError, sqlite3.Error) as error:
         zmqpush.fail(f"--spool {options.spool}: {reason(error)}")
 
@@ -53,52 +57,10 @@ def file_of(chunk: Sendable) -> SpoolFile:
     return chunk.file
 
 
-class Departures:
-    """Chunks that were sent, and kept until they have left this process.
-
-    A chunk has left when as many later messages were sent as libzmq can hold.
-    """
-
-    def __init__(self, folder: SpoolFolder, held: Callable[[], int]) -> None:
-        """`held` tells how many messages libzmq can hold."""
-        self._folder = folder
-        self._held = held
-        self._messages = 0  # that were sent
-        # File, number, events, and _messages after it.
-        self._uncertain: collections.deque[tuple[SpoolFile, int, int, int]] = collections.deque()
-        self._will_forget = False
-        self._gone: dict[SpoolFile, int] = {}  # numbers up to which they are to be deleted
-
-    def add(self, chunk: Sendable, messages: int) -> None:
-        """`chunk` was sent, as so many messages."""
-        self._messages += messages
-        self._uncertain.append((file_of(chunk), chunk.number, chunk.count(), self._messages))
-        if not self._will_forget:  # in the next turn of the event loop: many at once
-            self._will_forget = True
-            asyncio.get_running_loop().call_soon(self.forget)
-
-    def forget(self) -> None:
-        """Delete what has left."""
-        self._will_forget = False
-        self._forget(self._held())
-
-    def forget_all(self) -> None:
-        """Everything was delivered: delete it."""
-        self._forget(0)
-
-    def _forget(self, held: int) -> None:
-        while self._uncertain and self._messages - self._uncertain[0][3] >= held:
-            file, number, _, _ = self._uncertain.popleft()
-            self._gone[file] = number
-        for file, number in list(self._gone.items()):
-            with contextlib.suppress(sqlite3.Error):  # a full disk: the next attempt may do it
-                file.forget(number)
-                del self._gone[file]
-                self._folder.let_go(file)
-
-    def events(self) -> int:
-        """How many are kept although they were sent."""
-        return sum(events for _, _, events, _ in self._uncertain)
+def place_of(row: tuple[SpoolFile, int]) -> tuple[str, int]:
+    """Where a row stands among those of all files: the files are named in their order."""
+    file, number = row
+    return file.path, number
 
 
 class Spool(zmqpush.Backlog):
@@ -109,15 +71,18 @@ class Spool(zmqpush.Backlog):
 
     grace_s = zmqpush.LAST_HANDOVER_S  # what is left when it has passed is not lost
 
-    def __init__(
-        self, directory: str, limit: int, form: EventFormat, held: Callable[[], int]
-    ) -> None:
-        """`held` tells how many messages libzmq can hold. Raises OSError and sqlite3.Error."""
+    def __init__(self, directory: str, limit: int, form: EventFormat) -> None:
+        """Raises OSError and sqlite3.Error."""
         super().__init__(limit, form)
         self.unsaved = 0  # events that were put and are not on disk yet
+        self.unsure = 0  # events that were sent, and are kept until they have left this machine
+        self.look: Callable[[], None] = lambda: None  # whether something has; it calls `left()`
+        self.ended = asyncio.Event()  # nothing more will be put
         self._place = directory
         self._folder = SpoolFolder(directory)
-        self._departures = Departures(self._folder, held)
+        self._gone: dict[SpoolFile, list[int]] = {}  # numbers that are to be deleted
+        self._will_forget = False
+        self._returned: collections.deque[tuple[SpoolFile, int]] = collections.deque()  # by number
         self._fresh: list[Finished] = []  # chunks of ours that are not synced
         self._again: list[Finished] = []  # of a damaged file, to append to another; the last first
         self._synced = 0  # number of our last one that is
@@ -127,8 +92,7 @@ class Spool(zmqpush.Backlog):
         self._loaded: collections.deque[Finished] = collections.deque()
         self._loaded_size = 0
         self._turn_size = 0  # bytes that were taken since others had their turn
-        self._told = False  # that it could not be written, since it last ran empty
-        self._ended = False
+        self._told = False  # that it could not be written, since there was room
         self._adopt()
 
     def place(self) -> str:
@@ -200,7 +164,7 @@ class Spool(zmqpush.Backlog):
             await self.safe()
         except CannotKeep as error:
             zmqpush.say(str(error))
-        self._ended = True
+        self.ended.set()
         self.announce()
 
     async def _wait_for_disk(self, error: Exception) -> None:
@@ -209,16 +173,18 @@ class Spool(zmqpush.Backlog):
             zmqpush.say(f"{not_written(error)}; reading on when that is over")
         self._told = True
         await asyncio.sleep(SPOOL_RETRY_S)
-        self._departures.forget()  # which may have failed as well
+        self.look()
+        self._forget()  # which may have failed as well
 
     async def _save(self) -> None:
-        self._renew()
+        if self._fresh or self._again:
+            self._renew()
         if not self._fresh:
             return
         if self.syncs_quickly() and not self._loaded:
             self._sync()  # to go to a thread and back takes as long, and nothing could be sent
             return
-        own = self._folder.own
+        own = self._own()
         self._synced_at = time.monotonic()
         await asyncio.get_running_loop().run_in_executor(None, own.sync)
         if own.closed:  # meanwhile it was found to be damaged
@@ -228,12 +194,12 @@ class Spool(zmqpush.Backlog):
 
     def _sync(self) -> None:
         self._synced_at = time.monotonic()
-        self._folder.own.sync()
+        self._own().sync()
         self._now_synced()
 
     def _now_synced(self) -> None:
         """All that was put is on the disk, and can be sent."""
-        own = self._folder.own
+        own = self._own()
         self._sync_s = time.monotonic() - self._synced_at
         self._folder.stay_in_place()
         for chunk in self._fresh:
@@ -243,13 +209,14 @@ class Spool(zmqpush.Backlog):
             if in_turn and self._loaded_size < LOAD_SIZE:
                 self._keep(chunk)
                 own.loaded = chunk.number
+                own.held += 1
             self._synced = chunk.number
         self._fresh.clear()
         self.announce()
 
     def _append(self, chunk: Finished) -> None:
         self._renew()
-        own = self._folder.own
+        own = self._own()
         try:
             own.append(chunk)
         except sqlite3.Error as error:
@@ -261,9 +228,14 @@ class Spool(zmqpush.Backlog):
             self._fresh.append(chunk)
             self._grown(chunk.size)
 
+    def _own(self) -> SpoolFile:
+        """Our own file, which has what is not synced."""
+        assert self._folder.own
+        return self._folder.own
+
     def _renew(self) -> None:
         """If our file was damaged, begin a new one, with what was not synced to that."""
-        if self._folder.own.closed:
+        if not self._folder.own or self._folder.own.closed:
             self._folder.begin_anew()
             self._synced = 0
             self._again += reversed(self._fresh)
@@ -283,19 +255,23 @@ class Spool(zmqpush.Backlog):
         if self._turn_size >= zmqpush.CHUNK_SIZE or not self._loaded:
             self._turn_size = 0
             await asyncio.sleep(0)  # let stdin and signals have their turn
-        while not self._loaded:
-            ended = self._ended
-            self._expect_news()
+        chunk = self._read_returned()
+        while not (chunk or self._loaded):
+            ended = self.ended.is_set()
+            if self._news.done():  # several may wait for it
+                self._expect_news()
             self._load()
             if self._loaded:
                 break
             if ended:
                 return None
-            self._told = self._told and self.unsaved > 0
-            await self._news
-        chunk = self._loaded.popleft()
+            self._told = self._told and (self.unsaved > 0 or self._folder.is_short())
+            await asyncio.wait({self._news})
+            chunk = self._read_returned()
+        if not chunk:
+            chunk = self._loaded.popleft()
+            self._loaded_size -= chunk.size
         self._turn_size += chunk.size
-        self._loaded_size -= chunk.size
         self._in_hand.append(chunk)
         return chunk
 
@@ -304,12 +280,79 @@ class Spool(zmqpush.Backlog):
         return file_of(chunk).id
 
     def done(self, chunk: Sendable, messages: int) -> None:
-        """`chunk` was taken by libzmq, whole, as so many messages."""
+        """`chunk` was taken by libzmq, whole, as so many messages; or, if 0, acknowledged."""
         super().done(chunk, messages)
         file = file_of(chunk)
         file.events -= chunk.count()
         file.size -= chunk.size
-        self._departures.add(chunk, messages)
+        if messages:
+            self.unsure += chunk.count()
+        else:
+            self._let_go(file, chunk.number)
+
+    def left(self, sent: Iterable[Sent]) -> None:
+        """These have left this machine: their rows are deleted."""
+        for each in sent:
+            self.unsure -= each.events
+            self._let_go(each.file, each.number)
+
+    def put_back(self, sent: Iterable[Sent], chunk: Sendable | None) -> None:
+        """These may not have left, and `chunk` was not sent whole: they are to be sent again."""
+        for each in sent:
+            file, number, events, size, *_ = each
+            self.unsure -= events
+            if file.closed:
+                zmqpush.say(f"gave up at most {events} messages: {file.path} is damaged")
+                continue
+            file.events += events
+            file.size += size
+            self.sent -= events
+            self._grown(size)
+            self._returned.append((file, number))
+        self._returned = collections.deque(sorted(self._returned, key=place_of))
+        self._sent_before = self.sent
+        if chunk:
+            assert isinstance(chunk, Finished)
+            self._in_hand.remove(chunk)
+            self._loaded.appendleft(chunk)
+            self._loaded_size += chunk.size
+        self.announce()
+
+    def _read_returned(self) -> Finished | None:
+        """The next one that was put back, from its file: all of it comes before what is loaded."""
+        while self._returned:
+            file, number = self._returned.popleft()
+            try:
+                if not file.closed:
+                    return file.read(number)
+            except sqlite3.Error as error:
+                self._put_aside(file, error)
+        return None
+
+    def is_at_end(self) -> bool:
+        """Whether nothing waits, and nothing more will come."""
+        if not self.ended.is_set() or self._in_hand or self._returned:
+            return False
+        self._load()
+        return not self._loaded
+
+    def _let_go(self, file: SpoolFile, number: int) -> None:
+        self._gone.setdefault(file, []).append(number)
+        if not self._will_forget:  # in the next turn of the event loop: many at once
+            self._will_forget = True
+            asyncio.get_running_loop().call_soon(self._forget)
+
+    def _forget(self) -> None:
+        """Delete what has left."""
+        self._will_forget = False
+        for file, numbers in list(self._gone.items()):
+            try:
+                file.forget(numbers)
+            except sqlite3.Error:  # a full disk: the next attempt may do it
+                if not self._folder.discard(file, len(numbers)):
+                    continue
+            del self._gone[file]
+            self._folder.let_go(file)
 
     def _load(self) -> None:
         """Bring the next chunks into memory: what was left behind comes first."""
@@ -319,15 +362,16 @@ class Spool(zmqpush.Backlog):
             if folder.left_behind:
                 file, until = folder.left_behind[0], math.inf
             try:
-                chunks = file.load(until)
+                chunks = file.load(until) if file else []
             except sqlite3.Error as error:
+                assert file
                 self._put_aside(file, error)
                 continue
             for chunk in chunks:
                 self._keep(chunk)
             if chunks:
                 return
-            if file is not folder.own:
+            if file and file is not folder.own:
                 folder.left_behind.popleft()
                 folder.let_go(file)
                 continue
@@ -364,15 +408,16 @@ class Spool(zmqpush.Backlog):
 
     def uncertain(self) -> int:
         """How many events are kept although they were sent: they may still be in this process."""
-        return self._departures.events() + self._begun()
+        return self.unsure + self._begun()
 
     def close(self, delivered: bool) -> None:
         """Everything was `delivered`, or nobody tries any longer."""
-        if delivered:
-            self._departures.forget_all()
-        else:
-            self._departures.forget()
+        self.look()
+        self._forget()
+        if not delivered or self.unsure:
             self._keep_in_place()
+        if delivered and self.unsure:
+            self._say_kept(0)
         self._folder.close()
 
     def _keep_in_place(self) -> None:
@@ -394,13 +439,15 @@ class Spool(zmqpush.Backlog):
         if homeless:
             zmqpush.say(f"gave up at most {homeless} messages: the file that had them is damaged")
         waiting = self.waiting() - self.unsaved - homeless
-        uncertain = self.uncertain()
-        if waiting or uncertain:
-            zmqpush.say(
-                f"{waiting} messages wait in {self._place}, and {uncertain} that were "
-                "handed over and may have arrived: the next start sends them"
-            )
+        if waiting or self.uncertain():
+            self._say_kept(waiting)
         return self.unsaved + homeless > 0
+
+    def _say_kept(self, waiting: int) -> None:
+        zmqpush.say(
+            f"{waiting} messages wait in {self._place}, and {self.uncertain()} that were "
+            "handed over and may have arrived: the next start sends them"
+        )
 
 
 @contextlib.contextmanager

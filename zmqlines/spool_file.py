@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import math
 import os
 import sqlite3
 import stat
-import time
 
 import zmqpush
 from zmqlines.finished import Finished
 
 DISK_RESERVE = 8 * 1024 * 1024  # bytes
+SMALLEST_SPOOL = 1024 * 1024  # bytes
 LOAD_SIZE = 1024 * 1024  # bytes that are brought into memory at once
 LOG_SUFFIX = "-wal"  # of SQLite's write-ahead log
 
@@ -42,6 +43,15 @@ def is_file_at(path: str, descriptor: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except OSError:
         return False
+
+
+def next_in(directory: str) -> str:
+    """What begins the name of a new file: a number after all that are there, whatever the time is.
+
+    Files are sent in the order of their names.
+    """
+    places = [name.partition(".")[0] for name in os.listdir(directory)]
+    return f"{max((int(place) for place in places if place.isdecimal()), default=0) + 1:010}"
 
 
 def sync_directory(path: str) -> None:
@@ -73,9 +83,40 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def is_for_now(error: Exception) -> bool:
+    """Whether it may work later, as when others have made room on the disk."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    return str(error) in ("database or disk is full", "disk I/O error")
+
+
+def refuse_small_disk(directory: str) -> None:
+    """Raise OSError where the disk could never have room for a line."""
+    disk = os.statvfs(directory)
+    size = disk.f_blocks * disk.f_frsize
+    if 0 < size < DISK_RESERVE + SMALLEST_SPOOL:
+        raise OSError(
+            errno.EFBIG,
+            f"its disk has {size / 1e6:.1f} MB, of which {DISK_RESERVE / 1e6:.1f} MB are left "
+            f"free: it needs {(DISK_RESERVE + SMALLEST_SPOOL) / 1e6:.1f} MB at least",
+        )
+
+
 def is_damage(error: Exception) -> bool:
     """Whether SQLite says that the file is no good, not that it cannot be used just now."""
     return type(error) is sqlite3.DatabaseError
+
+
+class NotOurs(sqlite3.Error):
+    """A file that is whole, but that this program has not made: the message says why."""
+
+
+def refuse_strangers(path: str, found: os.stat_result, or_root: bool = False) -> None:
+    """Raise PermissionError where somebody else owns a file or directory: it may be a trap."""
+    if found.st_uid != os.geteuid() and not (or_root and found.st_uid == 0):
+        raise PermissionError(
+            errno.EPERM, f"it belongs to user {found.st_uid}, and this is {os.geteuid()}", path
+        )
 
 
 class SpoolFile:
@@ -88,6 +129,8 @@ class SpoolFile:
 
     SUFFIX = ".spool"
     PAGE_SIZE = 8 * 1024  # bytes
+    APPLICATION = 0x7A6D7170  # PRAGMA application_id, which file(1) shows: "zmqp"
+    VERSION = 1  # PRAGMA user_version: of what is below MADE
     SETTINGS = f"""
         PRAGMA locking_mode = EXCLUSIVE;  -- the first one, for no -shm file to be made
         PRAGMA page_size = {PAGE_SIZE};
@@ -96,17 +139,23 @@ class SpoolFile:
         PRAGMA cache_size = -4000;  -- kB: what is deleted soon need not be read again for that
         PRAGMA secure_delete = OFF;  -- Debian zeroes what is deleted
         PRAGMA synchronous = NORMAL;  -- syncs before a checkpoint; sync() does it when it matters
-        CREATE TABLE IF NOT EXISTS shipper (id TEXT NOT NULL);
-        INSERT INTO shipper SELECT lower(hex(randomblob({zmqpush.SHIPPER_SIZE})))
-            WHERE NOT EXISTS (SELECT 1 FROM shipper);
-        CREATE TABLE IF NOT EXISTS chunk (
+    """
+    MADE = f"""
+        BEGIN IMMEDIATE;
+        CREATE TABLE shipper (id TEXT NOT NULL);
+        INSERT INTO shipper SELECT lower(hex(randomblob({zmqpush.SHIPPER_SIZE})));
+        CREATE TABLE chunk (
             number INTEGER PRIMARY KEY AUTOINCREMENT,
             events INTEGER NOT NULL,
             batch INTEGER NOT NULL,  -- events in a message
             crc INTEGER NOT NULL,  -- CRC-32 of the text
             text BLOB NOT NULL  -- the messages, with LF between them
         );
+        PRAGMA application_id = {APPLICATION};
+        PRAGMA user_version = {VERSION};
+        COMMIT;
     """
+    TABLES = (("table", "chunk"), ("table", "shipper"), ("table", "sqlite_sequence"))
 
     def __init__(self, path: str, lock: int) -> None:
         """Open the file at `path`, which the descriptor `lock` has locked; both are ours then."""
@@ -115,6 +164,7 @@ class SpoolFile:
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
             self._db.executescript(self.SETTINGS)
+            self._make_or_know()
             self.events: int  # not sent yet
             self.size: int  # of those, in bytes
             self.events, self.size, first = self._db.execute(
@@ -129,12 +179,13 @@ class SpoolFile:
         self.closed = False
         self._is_adopted = False  # another process had it, and may have sent what is in it
         self.loaded = first - 1  # number of the last chunk that was loaded
-        self.forgotten = first - 1  # of the last one that was deleted
+        self.held = 0  # how many were loaded and are not deleted
 
     @classmethod
     def create(cls, directory: str) -> SpoolFile:
         """A new one in `directory`, which is made where it is missing."""
-        path, lock = cls._new(directory)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        path, lock = cls._new(directory, next_in(directory))
         try:
             file = cls(path, lock)
             file.sync()
@@ -148,8 +199,10 @@ class SpoolFile:
     @classmethod
     def adopt(cls, path: str) -> SpoolFile | None:
         """The one at `path`; None where another process holds it, or it is no file at all."""
-        if not stat.S_ISREG(os.lstat(path).st_mode):
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode):
             return None
+        refuse_strangers(path, found)
         lock = open_and_lock(path)
         if lock is None:
             return None
@@ -162,14 +215,30 @@ class SpoolFile:
         return file
 
     @classmethod
-    def _new(cls, directory: str) -> tuple[str, int]:
-        """The path and the locked descriptor of a new, empty file."""
+    def _new(cls, directory: str, place: str) -> tuple[str, int]:
+        """The path and the locked descriptor of a new, empty file with that place in the order."""
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        while True:  # until nobody was so quick to adopt it before it was locked
-            path = os.path.join(directory, f"{time.time_ns():020}-{os.getpid()}{cls.SUFFIX}")
-            lock = open_and_lock(path, os.O_CREAT | os.O_EXCL)
-            if lock is not None:
-                return path, lock
+        for number in itertools.count():  # until nobody has that name, nor was quicker to adopt it
+            path = os.path.join(directory, f"{place}.{number}-{os.getpid()}{cls.SUFFIX}")
+            with contextlib.suppress(FileExistsError):
+                lock = open_and_lock(path, os.O_CREAT | os.O_EXCL)
+                if lock is not None:
+                    return path, lock
+        raise AssertionError
+
+    def _make_or_know(self) -> None:
+        """Make the tables of a new file; raise NotOurs where they are not what we would make."""
+        (application,) = self._db.execute("PRAGMA application_id").fetchone()
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        tables = tuple(self._db.execute("SELECT type, name FROM sqlite_master ORDER BY name"))
+        if not (application or version or tables):
+            self._db.executescript(self.MADE)
+        elif application != self.APPLICATION:
+            raise NotOurs("it is no spool of this program")
+        elif version > self.VERSION:
+            raise NotOurs(f"it has version {version} of the format; this program knows 1")
+        elif tables != self.TABLES:  # a view could have no end
+            raise NotOurs("it has other tables than a spool")
 
     def _read_id(self) -> bytes:
         (name,) = self._db.execute("SELECT id FROM shipper").fetchone()
@@ -223,6 +292,7 @@ class SpoolFile:
                 chunks.append(chunk)
                 size += chunk.size
                 self.loaded = number
+                self.held += 1
         except (sqlite3.DatabaseError, ValueError) as error:
             if not chunks:
                 if isinstance(error, ValueError):
@@ -232,11 +302,31 @@ class SpoolFile:
                 raise
         return chunks
 
-    def forget(self, number: int) -> None:
-        """Delete the chunks up to `number`."""
-        if not self.closed:
-            self._db.execute("DELETE FROM chunk WHERE number <= ?", (number,))
-        self.forgotten = number
+    def read(self, number: int) -> Finished:
+        """The chunk of that number, once more."""
+        select = "SELECT events, batch, crc, text FROM chunk WHERE number = ?"
+        row = self._db.execute(select, (number,)).fetchone()
+        try:
+            chunk = Finished.of_row(*row) if row else None
+        except ValueError:
+            chunk = None
+        if not chunk:
+            raise sqlite3.DatabaseError(f"chunk {number} is not as it was written")
+        chunk.file, chunk.number = self, number
+        return chunk
+
+    def forget(self, numbers: list[int]) -> None:
+        """Delete these chunks, which were loaded; takes out of `numbers` what is done."""
+        delete = "DELETE FROM chunk WHERE number BETWEEN ? AND ?"
+        numbers.sort()
+        while numbers:
+            first, count = numbers[0], 1
+            while count < len(numbers) and numbers[count] == first + count:
+                count += 1
+            if not self.closed:
+                self._db.execute(delete, (first, first + count - 1))
+            self.held -= count
+            del numbers[:count]
 
     def is_emptied(self, number: int) -> bool:
         """Whether this process alone has ever had the chunks, and none comes back.
@@ -270,7 +360,8 @@ class SpoolFile:
 
     def move(self) -> None:
         """Go on in a new file of the same directory, with all that this one has."""
-        path, lock = self._new(os.path.dirname(self.path))
+        place = os.path.basename(self.path).partition(".")[0]
+        path, lock = self._new(os.path.dirname(self.path), place)
         try:
             # As bytes: Python would refuse a path that is not UTF-8.
             self._db.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(path),))
@@ -291,6 +382,12 @@ class SpoolFile:
         empty = not self._db.execute("SELECT 1 FROM chunk LIMIT 1").fetchall()
         self._db.close()  # this removes the log: alone, nobody would
         if empty and self.is_in_place():
+            remove_database(self.path)
+        self.let_go()
+
+    def remove(self) -> None:
+        """Remove it, whatever is in it."""
+        if self.is_in_place():
             remove_database(self.path)
         self.let_go()
 

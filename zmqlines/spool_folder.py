@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import errno
 import os
 import sqlite3
 import time
@@ -12,7 +13,16 @@ from collections.abc import Callable
 
 import zmqpush
 from zmqlines.descriptors import allow_open_files
-from zmqlines.spool_file import SpoolFile, is_damage, put_aside, reason
+from zmqlines.spool_file import (
+    DISK_RESERVE,
+    SpoolFile,
+    is_damage,
+    is_for_now,
+    put_aside,
+    reason,
+    refuse_small_disk,
+    refuse_strangers,
+)
 
 MOST_LEFT_BEHIND = 64  # files that are taken over at once
 LOOK_INTERVAL_S = 1.0
@@ -22,20 +32,41 @@ class SpoolFolder:
     """All files that we hold. What goes wrong raises OSError and sqlite3.Error."""
 
     def __init__(self, directory: str) -> None:
-        """Begin a file of our own in `directory`, which is made where it is missing."""
+        """Begin a file of our own in `directory`, which is made where it is missing.
+
+        Where the disk is full, that has to wait: what lies there can be sent all the same.
+        """
         self._directory = os.path.abspath(directory)
         allow_open_files()
-        self.own = SpoolFile.create(self._directory)
-        self.files = [self.own]
+        self.own: SpoolFile | None = None
+        self.files: list[SpoolFile] = []
+        try:
+            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            refuse_strangers(self._directory, os.stat(self._directory), or_root=True)
+            refuse_small_disk(self._directory)
+            self.begin_anew()
+        except (OSError, sqlite3.Error) as error:
+            if not is_for_now(error):
+                raise
         self.left_behind: collections.deque[SpoolFile] = collections.deque()  # not loaded whole
         self._refused: set[str] = set()  # paths that cannot be opened
         self._look_at = 0.0  # time.monotonic(), for files of others
         self._will_look = False  # though nothing else happens
 
     def begin_anew(self) -> None:
-        """Our own file was lost: begin another."""
+        """Begin a file of our own; the one before was lost, if there was any."""
+        if self.is_short():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.own = SpoolFile.create(self._directory)
         self.files.append(self.own)
+
+    def is_short(self) -> bool:
+        """Whether the disk has no more than what is left free for deleting."""
+        try:
+            disk = os.statvfs(self._directory)
+        except OSError:  # it was taken away
+            return False
+        return disk.f_bavail * disk.f_frsize < DISK_RESERVE
 
     def adopt(self, announce: Callable[[], None]) -> int:
         """Take over the files that nobody holds, oldest first; returns the bytes they have.
@@ -51,7 +82,8 @@ class SpoolFolder:
             return 0
         self._will_look = False
         with contextlib.suppress(OSError, sqlite3.Error):  # then the next time
-            self.own.shrink()
+            if self.own:
+                self.own.shrink()
         adopted = [file for file in map(self._adopted, self._paths_of_others()) if file]
         if not self.left_behind:
             self._look_at = now + LOOK_INTERVAL_S
@@ -94,11 +126,25 @@ class SpoolFolder:
 
     def let_go(self, file: SpoolFile) -> None:
         """Close and remove `file` if all of it is gone and nothing will come."""
-        finished = file.loaded == file.forgotten and file not in self.left_behind
+        finished = not file.held and file not in self.left_behind
         if finished and file is not self.own and not file.closed:
             self.files.remove(file)
             with contextlib.suppress(OSError, sqlite3.Error):
                 file.close()
+
+    def discard(self, file: SpoolFile, gone: int) -> bool:
+        """Remove `file` as it is if all that it has is `gone`: so many rows, not deleted yet.
+
+        Where the disk is full to the last byte, nothing can be deleted in it.
+        """
+        if file.closed or file.events or file.held != gone or file in self.left_behind:
+            return False
+        self.files.remove(file)
+        if file is self.own:
+            self.own = None
+        with contextlib.suppress(OSError):
+            file.remove()
+        return True
 
     def put_aside(self, file: SpoolFile, error: sqlite3.Error) -> None:
         """`file` is damaged: go on without it."""

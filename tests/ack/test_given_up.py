@@ -169,7 +169,7 @@ def test_books_are_right_when_a_file_is_damaged_while_its_chunks_are_in_the_wind
     form = zmqpush.make_format(options, 1)
 
     async def scenario() -> None:
-        spool = Spool(str(tmp_path), 0, form, held=lambda: 0)
+        spool = Spool(str(tmp_path), 0, form)
         for _ in range(100):  # more than SQLite's cache holds
             await spool.put(b"x" * 99_999 + b"\n")
         await spool.safe()

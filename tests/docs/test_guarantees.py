@@ -25,6 +25,7 @@ ROWS: list[tuple[str, list[str]]] = [
         "... with `--spool`",
         ["in the pipe", "20 ms", "journaled", "next start", "`--sndhwm`", "8 kB", "64 kB"],
     ),
+    ("network is away, `--spool`", ["nothing", "not acknowledged", "again"]),
     ("... with `--omprog`", ["`--sndhwm`", "rsyslog keeps", "`--spool`", "nothing"]),
     ("... with `--ack`, `--spool`", ["nothing", "acknowledged", "again"]),
     ("power, `--spool`", ["nothing", "already been synced", "`OK`", "last chunk"]),

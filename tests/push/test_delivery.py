@@ -5,13 +5,10 @@ What the shipper holds is told by the system: bytes in a connection (/proc/net/t
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,10 +18,10 @@ from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.lines import lines, text, written_in_background
 from tests.support.net import kernel_holds
+from tests.support.network import Network
 from tests.support.proc import memory, wait_until_asleep
 from tests.support.programs import wait_until_connected, wait_until_read
 from tests.support.running import python_by
-from tests.support.waiting import DEADLINE_S
 
 Collect = Callable[..., Collector]
 
@@ -202,54 +199,6 @@ def test_empty_messages_keep_their_order_under_pressure(
             time.sleep(0.001)  # slower than we are
     assert received == expected
     assert shipper.finish().processed == len(expected)
-
-
-class Network:
-    """Two hosts (network namespaces) and a cable (veth) between them."""
-
-    SHIPPER, COLLECTOR = "10.21.20.1", "10.21.20.2"
-
-    def __init__(self, name: str) -> None:
-        self.shipper, self.collector = f"{name}-s", f"{name}-c"
-
-    def ip(self, *words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True, timeout=DEADLINE_S)
-
-    def set_up(self) -> None:
-        for host in (self.shipper, self.collector):
-            self.ip("netns", "add", host)
-        peer = ("type", "veth", "peer", "name", "cable", "netns", self.collector)
-        self.ip("-n", self.shipper, "link", "add", "cable", *peer)
-        for host, address in ((self.shipper, self.SHIPPER), (self.collector, self.COLLECTOR)):
-            self.ip("-n", host, "address", "add", f"{address}/24", "dev", "cable")
-            self.set_cable(host, "up")
-
-    def set_cable(self, host: str, state: str) -> None:
-        self.ip("-n", host, "link", "set", "cable", state)
-
-    @staticmethod
-    def inside(host: str) -> list[str]:
-        """The beginning of a command that runs there."""
-        return ["ip", "netns", "exec", host]
-
-    def remove(self) -> None:
-        for host in (self.shipper, self.collector):
-            subprocess.run(["ip", "netns", "delete", host], capture_output=True, check=False)
-
-
-@pytest.fixture
-def network() -> Iterator[Network]:
-    if os.geteuid() or not shutil.which("ip"):
-        pytest.skip("network namespaces need root and iproute2")
-    network = Network(f"zmqpush-{os.getpid()}")
-    try:
-        try:
-            network.set_up()
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"no network namespaces here: {error.stderr.decode().strip()}")
-        yield network
-    finally:
-        network.remove()
 
 
 @pytest.mark.long

@@ -398,7 +398,7 @@ def test_line_that_is_being_written_when_the_file_turns_out_damaged_is_kept(
             await spool.put(text(lines(1000, size=99, start=start)))
         await spool.safe()
         noise_over(directory)
-        own, written = spool._folder.own, threading.Event()
+        own, written = spool._own(), threading.Event()
         vars(own).update(sync=lambda: written.wait(DEADLINE_S))
         vars(spool).update(_sync_s=1.0)  # too slow to be waited for on the thread of the loop
         putting = asyncio.create_task(spool.put(b"new\n"))
@@ -430,7 +430,7 @@ def test_sync_that_fails_is_tried_until_it_succeeds(
 
     async def scenario() -> list[bytes]:
         spool = make_spool(directory)
-        really_sync = spool._folder.own.sync
+        really_sync = spool._own().sync
 
         def sync() -> None:
             if failures:

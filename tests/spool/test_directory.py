@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector
 from tests.support.lines import lines, text, written_in_background
 from tests.support.programs import wait_until_read
+from tests.support.running import python_by
 from tests.support.tmpfs import Disk
 
 # ---- at the start -----------------------------------------------------------------------------
@@ -85,6 +87,25 @@ def test_directory_that_is_read_only_is_one_line_and_status_2(
         result = shipper.finish(b"x\n")
         assert (result.status, result.stdout) == (2, "")
         assert stderr_of(result) == f"zmqpush.py: --spool {directory}: Read-only file system\n"
+
+
+@pytest.mark.long
+def test_directory_that_one_may_not_write_in_is_one_line_and_status_2(
+    tmp_path: Path, endpoint: str, ship: Ship
+) -> None:
+    place = tmp_path / "locked"
+    place.mkdir(mode=0o500)
+    settings: dict[str, Any] = {}
+    if not os.geteuid():
+        if not shutil.which("setpriv"):
+            pytest.skip("root may write everywhere, unless setpriv takes that away")
+        settings["executable"] = python_by(
+            tmp_path, "setpriv --bounding-set=-dac_override,-dac_read_search"
+        )
+    for directory in (place, place / "spool"):
+        result = ship("-c", endpoint, "--spool", str(directory), **settings).finish(b"x\n")
+        assert (result.status, result.stdout) == (2, "")
+        assert stderr_of(result) == f"zmqpush.py: --spool {directory}: Permission denied\n"
 
 
 # ---- it goes ----------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import threading
 import time
@@ -131,18 +130,59 @@ def test_killed_on_a_full_disk_nothing_that_was_journaled_is_lost(
     assert left == expected[: len(left)]
     if by_others:
         small_disk.fill_up()
-        before = names(small_disk.seen)
-        refused = start_draining(ship, endpoint, small_disk.directory, **small_disk.inside).finish()
-        assert refused.status == 2
-        assert re.fullmatch(r"zmqpush\.py: --spool \S+: .+\n", refused.stderr)
-        assert names(small_disk.seen) == before
-        small_disk.make_room()
     drained = start_draining(
         ship, eager_collector.endpoint, small_disk.directory, **small_disk.inside
     )
     assert eager_collector.receive(len(left)) == left
     assert_delivered(drained.finish(), len(left))
     assert names(small_disk.seen) == []
+
+
+@pytest.mark.long
+def test_it_starts_on_a_full_disk_holds_the_writer_back_and_goes_on_with_room(
+    small_disk: Disk, endpoint: str, eager_collector: Collector, ship: Ship
+) -> None:
+    expected = lines(60_000, size=99)
+    shipper = feed(start_on(small_disk, endpoint, ship), text(expected[:30_000]))
+    shipper.stop()
+    small_disk.fill_up()
+    shipper = start_on(small_disk, eager_collector.endpoint, ship)
+    with written_in_background(shipper, text(expected[30_000:])):
+        assert eager_collector.receive(30_000) == expected[:30_000]
+        assert shipper.read_stderr_line() == FULL
+        wait_until_held_back(shipper)
+        small_disk.make_room()
+        assert eager_collector.receive(30_000) == expected[30_000:]
+    assert_delivered(shipper.finish(), 60_000)
+    assert names(small_disk.seen) == []
+
+
+@pytest.mark.long
+def test_spool_that_cannot_be_begun_on_a_full_disk_holds_the_writer_back(
+    small_disk: Disk, endpoint: str, eager_collector: Collector, ship: Ship
+) -> None:
+    small_disk.fill_up()
+    shipper = start_on(small_disk, eager_collector.endpoint, ship)
+    expected = lines(30_000, size=99)
+    with written_in_background(shipper, text(expected)):
+        assert shipper.read_stderr_line() == FULL
+        wait_until_held_back(shipper)
+        small_disk.make_room()
+        assert eager_collector.receive(30_000) == expected
+    assert_delivered(shipper.finish(), 30_000)
+
+
+@pytest.mark.long
+def test_disk_that_could_never_hold_a_spool_is_status_2_with_the_figures(
+    disk: Callable[[str], Disk], endpoint: str, ship: Ship
+) -> None:
+    tiny = disk("size=4m")
+    result = start_on(tiny, endpoint, ship).finish(b"x\n")
+    assert (result.status, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"zmqpush.py: --spool {tiny.directory}: its disk has 4.2 MB, of which 8.4 MB are left "
+        "free: it needs 9.4 MB at least\n"
+    )
 
 
 @pytest.mark.long

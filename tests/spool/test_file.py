@@ -49,7 +49,7 @@ def adopted(path: str) -> SpoolFile:
 def test_number_is_never_used_again(directory: Path) -> None:
     file = SpoolFile.create(str(directory))
     assert [number_of_next(file, b"x") for _ in range(3)] == [1, 2, 3]
-    file.forget(3)
+    file.forget([1, 2, 3])
     file.let_go()
     file = adopted(file.path)
     assert number_of_next(file, b"x") == 4
@@ -103,14 +103,13 @@ def test_file_that_moves_keeps_its_numbers_its_id_and_its_rows(directory: Path) 
     file = SpoolFile.create(str(directory))
     for line in lines(5):
         file.append(finished(line, b""))
-    file.forget(2)
+    file.forget([1, 2])
     assert [chunk.number for chunk in file.load(until=3)] == [3]
-    before, path = identity(file), file.path
+    before = identity(file)
     shutil.rmtree(directory)
     assert not file.is_in_place()
     file.move()
     assert file.is_in_place()
-    assert file.path != path
     assert identity(file) == before
     assert number_of_next(file, b"new") == 6
     kept = [(4, [b"00000003", b""]), (5, [b"00000004", b""]), (6, [b"new"])]
@@ -139,7 +138,7 @@ def test_process_that_is_killed_while_it_removes_a_file_leaves_nothing_for_ever(
 
     file = SpoolFile.create(str(directory))
     file.append(finished(b"x"))
-    file.forget(1)
+    file.forget([1])
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
         patch.setattr(os, "unlink", unlink)
         file.close()
@@ -168,3 +167,91 @@ def test_file_is_held_by_one_at_a_time(directory: Path) -> None:
     assert SpoolFile.adopt(file.path) is None
     file.let_go()
     adopted(file.path).let_go()
+
+
+# ---- the order of the files, and whose they are -----------------------------------------------
+
+
+def test_files_are_named_in_the_order_in_which_they_were_begun_whatever_the_clock_says(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for year in (2030, 2020, 2025):
+        monkeypatch.setattr("time.time_ns", lambda year=year: year * 31_557_600 * 10**9)
+        file = SpoolFile.create(str(directory))
+        file.append(finished(b"%d" % year))
+        made.append(file.path)
+        file.let_go()
+    assert sorted(made) == made
+    assert sent_from(directory) == [b"2030", b"2020", b"2025"]
+
+
+def test_file_that_moves_keeps_its_place_in_the_order(directory: Path) -> None:
+    first, second = (SpoolFile.create(str(directory)) for _ in range(2))
+    first.append(finished(b"first"))
+    second.append(finished(b"second"))
+    first.move()
+    assert first.path < second.path
+    first.let_go()
+    second.let_go()
+    assert sent_from(directory) == [b"first", b"second"]
+
+
+def change(path: str, script: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.executescript(script)
+
+
+ENDLESS = """
+    DROP TABLE chunk;
+    CREATE VIEW chunk AS WITH RECURSIVE more(number) AS (
+        SELECT 1 UNION ALL SELECT number + 1 FROM more
+    ) SELECT number, 1 AS events, 1 AS batch, 0 AS crc, x'00' AS text FROM more;
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("PRAGMA user_version = 2", "it has version 2 of the format; this program knows 1"),
+        ("PRAGMA application_id = 7", "it is no spool of this program"),
+        (ENDLESS, "it has other tables than a spool"),
+        (
+            "CREATE TRIGGER t DELETE ON chunk BEGIN SELECT 1; END",
+            "it has other tables than a spool",
+        ),
+    ],
+    ids=["newer", "foreign", "endless", "trigger"],
+)
+@pytest.mark.timeout(60)
+def test_file_that_is_whole_and_not_as_we_make_it_is_left_alone(
+    script: str, why: str, directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = SpoolFile.create(str(directory))
+    file.append(finished(b"x"))
+    file.let_go()
+    change(file.path, script)
+    assert sent_from(directory) == []
+    assert capfd.readouterr().err.endswith(f": {file.path}: {why}; it is left alone\n")
+    assert Path(file.path).name in names(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_file_of_somebody_else_is_left_alone(
+    directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = SpoolFile.create(str(directory))
+    file.append(finished(b"x"))
+    file.let_go()
+    os.chown(file.path, 65534, 65534)
+    assert sent_from(directory) == []
+    assert "it belongs to user 65534, and this is 0; it is left alone" in capfd.readouterr().err
+    assert names(directory) == [Path(file.path).name]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_directory_of_somebody_else_is_refused(directory: Path) -> None:
+    directory.mkdir()
+    os.chown(directory, 65534, 65534)
+    with pytest.raises(PermissionError, match="it belongs to user 65534, and this is 0"):
+        sent_from(directory)
