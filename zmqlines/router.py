@@ -10,7 +10,6 @@ import contextlib
 
 import zmq
 
-import zmqpush
 from zmqlines.ack import ACK_REFUSAL, ACK_VERSION, Answer, Offer, OtherVersion
 from zmqlines.pull import ENOUGH_BYTES, Pull
 
@@ -21,6 +20,8 @@ class Router(Pull):
     """The ROUTER socket, which takes offers and answers them."""
 
     KIND = zmq.ROUTER
+    FITTING = "zmqpush.py --ack"
+    MISFITS = "zmqpush.py without --ack, another PUSH or PUB socket"
 
     def take_offers(self, most: int) -> list[Offer]:
         """The offers among up to `most` messages; what is none is said once, and ignored."""
@@ -33,10 +34,12 @@ class Router(Pull):
                 try:
                     offers.append(Offer.read(frames))
                 except OtherVersion as error:
-                    self._say_once(f"a shipper does not fit: {error}")
+                    self.say_once("version", f"a shipper does not fit: {error}")
                     self._send(frames[0], bytes([ACK_VERSION, ACK_REFUSAL]))
                 except ValueError as error:
-                    self._say_once(f"a peer does not speak the protocol of --ack: {error}")
+                    self.say_once(
+                        "protocol", f"a peer does not speak the protocol of --ack: {error}"
+                    )
                 if size >= ENOUGH_BYTES:
                     break
         return offers
@@ -51,11 +54,10 @@ class Router(Pull):
 
     def close(self) -> None:
         """Return when the last answers are sent, or nobody takes them."""
-        asyncio.get_running_loop().remove_reader(self._pull.fileno())
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._pull.fileno())
+        loop.remove_reader(self._monitor.fileno())
+        self._pull.disable_monitor()
+        self._monitor.close(0)
         self._pull.close(LAST_ANSWERS_MS)
         zmq.Context.instance().term()
-
-    def _say_once(self, text: str) -> None:
-        if not self._told:
-            zmqpush.say(text)
-        self._told = True
