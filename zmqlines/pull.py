@@ -35,8 +35,14 @@ class Pull:
     FITTING = "a PUSH socket of ZeroMQ 4 or newer"
     MISFITS = "zmqpush.py --ack (then use --ack here as well), a PUB socket"
 
-    def __init__(self, bind: list[str], connect: list[str]) -> None:
-        """Bind and connect. Raises OSError, whose `filename` is the endpoint."""
+    def __init__(
+        self, bind: list[str], connect: list[str], rcvhwm: int = 100, max_message: int = 0
+    ) -> None:
+        """Bind and connect. Raises OSError, whose `filename` is the endpoint.
+
+        libzmq takes up to `rcvhwm` messages a connection ahead (0: any number), and cuts off who
+        sends a frame of more than `max_message` bytes (0: of any size).
+        """
         pull: zmq.Socket[bytes] = zmq.Context.instance().socket(self.KIND)
         self._pull = pull
         self._told: set[str] = set()  # what was said once
@@ -48,6 +54,8 @@ class Pull:
         pull.setsockopt(zmq.ZAP_DOMAIN, b"zmqpull")
         self._monitor = pull.get_monitor_socket(WATCHED)
         asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._on_monitor)
+        pull.setsockopt(zmq.RCVHWM, rcvhwm)
+        pull.setsockopt(zmq.MAXMSGSIZE, max_message or -1)
         pull.setsockopt(zmq.LINGER, 0)
         pull.setsockopt(zmq.TCP_KEEPALIVE, 1)
         pull.setsockopt(zmq.TCP_KEEPALIVE_IDLE, zmqpush.KEEPALIVE_AFTER_S)
