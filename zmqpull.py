@@ -219,6 +219,12 @@ async def together(attempts: list[Coroutine[Any, Any, Got]]) -> list[Got]:
     return await asyncio.gather(*attempts)
 
 
+def make_pull(options: argparse.Namespace) -> Pull:
+    """What the events come through. Raises OSError, whose `filename` is the endpoint."""
+    ends = options.bind, options.connect, options.rcvhwm, options.max_message
+    return Router(*ends, options.memory_limit) if options.ack else Pull(*ends)
+
+
 async def collect(options: argparse.Namespace) -> int:
     """Collect until the end, with a pid file if that is wanted; returns the exit status."""
     allow_open_files()  # a connection takes one
@@ -264,7 +270,7 @@ async def collect_into(
 ) -> int:
     """Collect until the end; returns the exit status."""
     try:
-        pull = (Router if options.ack else Pull)(options.bind, options.connect)
+        pull = make_pull(options)
     except OSError as error:
         zmqpush.fail(f"{readable(error.filename)}: {error.strerror}")
     insisting = [Insisting(sink, letters) for sink in kept_in]
@@ -331,6 +337,8 @@ async def collect_into(
 
 def build_parser(description: str) -> zmqpush.Parser:
     """All options."""
+    size = zmqpush.checked(zmqpush.read_size, "a size such as 65536, 64k, 1M or 2G")
+    count_or_0 = zmqpush.checked(int, "a whole number from 0 up", 0, zmqpush.LARGEST_INT)
     parser = zmqpush.Parser(description, "ZMQPULL_")
     parser.add_argument("--version", action="version", version=f"%(prog)s {zmqpush.__version__}")
     option = parser.option
@@ -347,6 +355,12 @@ def build_parser(description: str) -> zmqpush.Parser:
            help="acknowledged delivery, from zmqpush.py --ack; --bind only")
     option("--pid-file", metavar="FILE", default="",
            help="hold our pid in FILE, locked, from when we are ready until we end")
+    option("--rcvhwm", metavar="N", type=count_or_0, default=100,
+           help="ZMQ_RCVHWM: messages that libzmq takes ahead a connection; 0: no limit (100)")
+    option("--max-message", metavar="SIZE", type=size, default=64 * 1024**2,
+           help="cut off who sends a larger message (ZMQ_MAXMSGSIZE); 0: no limit (64M)")
+    option("--memory-limit", metavar="SIZE", type=size, default=64 * 1024**2,
+           help="what all shippers together may have under way, with --ack; 0: no limit (64M)")
     option("--stats", metavar="SECONDS", type=zmqpush.INTERVAL, default=0.0,
            help="counters on stderr that often; SIGUSR1 asks for them at once")
     option("-q", "--quiet", action="store_true", default=False, help="no count at the end")

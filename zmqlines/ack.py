@@ -127,6 +127,10 @@ class Window:
             self._unsent.popleft()
         return None
 
+    def largest_under_way(self) -> int:
+        """The size of the largest text that the connection has had and not answered for."""
+        return max((size for sent in self._under_way.values() for _, size in sent), default=0)
+
     def questions(self) -> list[bytes]:
         """For each shipper, the frame that asks what is safe."""
         return [bare(ACK_QUERY, shipper, 0) for shipper in self._chunks]

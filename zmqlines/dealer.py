@@ -15,6 +15,8 @@ from zmqpush import Backlog, EventFormat, Link, say
 
 ANSWER_S = 5.0  # after so long an answer is late
 LONGEST_PATIENCE_S = 60.0
+MOST_CUTS = 3  # without an answer, after which a chunk of LARGE bytes may be the reason
+LARGE = 1024 * 1024
 FAREWELL_S = 0.5  # how long to wait, when all is safe, until the collector has forgotten us
 
 
@@ -44,6 +46,7 @@ class AckLink(Link):
         self._looked_up: set[str] = set()  # endpoints whose names are being resolved
         self._welcome = False  # the connection stands, and chunks may be sent
         self._asked = False
+        self._cuts = 0  # of connections, since something was acknowledged
         self._told = False  # that somebody talks nonsense
         self._farewells: set[bytes] = set()  # from whom one is awaited
         self._patience_s = ANSWER_S  # grows while nobody answers
@@ -164,6 +167,17 @@ class AckLink(Link):
         if endpoint == self._endpoint:  # not one that was left before its name resolved
             super()._connect_to(endpoint, ipv6)
 
+    def _was_cut(self) -> None:
+        """The collector has gone, or has cut us off: say so if it may be for what we send."""
+        self._cuts += 1
+        largest = self._window.largest_under_way()
+        if self._cuts == MOST_CUTS and largest >= LARGE:
+            say(
+                f"{self._endpoint} has cut the connection {MOST_CUTS} times and answered for "
+                f"nothing; {largest} bytes were under way in one piece: is that more than its "
+                "--max-message?"
+            )
+
     # what the transport calls
 
     def resume_writing(self) -> None:
@@ -175,6 +189,7 @@ class AckLink(Link):
             if event.value not in self.connections:  # one that was left
                 return
             self._progress.set()  # who waits for a farewell waits in vain
+            self._was_cut()
         super().event_received(event)
         if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._window.again()
@@ -204,6 +219,7 @@ class AckLink(Link):
             self._backlog.sent += chunk.count()
             self._backlog.done(chunk, 0)
         if chunks:
+            self._cuts = 0
             self._patience_s = ANSWER_S
             self._wait_for_answer()
             self._progress.set()

@@ -29,7 +29,8 @@ def events_of(frames: list[bytes]) -> list[bytes]:
     """The events in `frames`, each a JSON object on one line, in valid UTF-8.
 
     A frame is an object or an array of objects, as Logstash's json codec takes them; each object
-    keeps its own text. Anything else becomes an event that has it as `message`, and a tag.
+    keeps its own text. Lines of which each is an object are events, too, as its codec json_lines
+    takes them. Anything else becomes an event that has it as `message`, and a tag.
     """
     # Who sends arrays sends nothing else: then there is no need to look whether all are objects.
     if frames and frames[0][:1] != b"[" and are_objects(frames):
@@ -155,7 +156,8 @@ def events_in(frame: bytes) -> list[bytes]:
         # Outside of strings a line end is a blank, and inside there is none.
         return [re.sub("[\n\r]", " ", text).encode() for text in objects_in(frame.decode())]
     except NOT_JSON:
-        return [as_message(frame)]
+        lines = [line for line in frame.splitlines() if line.strip()]  # the codec json_lines
+        return lines if len(lines) > 1 and are_objects(lines) else [as_message(frame)]
 
 
 def as_message(frame: bytes) -> bytes:

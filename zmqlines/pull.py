@@ -1,4 +1,4 @@
-"""The collector's PULL socket, to wait for without polling."""
+"""The collector's PULL socket, to wait for without polling, and who is connected to it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,56 @@ import asyncio
 import contextlib
 import errno
 import itertools
+import struct
 
 import zmq
 
 import zmqpush
+from zmqlines.door import Door
+from zmqlines.peers import Peers
 
 FIRST_FRAMES = 10  # that are taken before the first look at their size
 ENOUGH_BYTES = 1024 * 1024  # after which no more are taken
+EVENT = struct.Struct("=Hi")  # of the monitor: which, and a value (zmq_socket_monitor(3))
+UP = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED
+DOWN = zmq.EVENT_DISCONNECTED
+FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+OTHERS = zmq.EVENT_LISTENING | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_ACCEPT_FAILED
+WATCHED = UP | DOWN | FAILED | OTHERS
 
 
 class Pull:
     """The PULL socket, to wait for without polling."""
 
     KIND = zmq.PULL
+    FITTING = "a PUSH socket of ZeroMQ 4 or newer"
+    MISFITS = "zmqpush.py --ack (then use --ack here as well), a PUB socket"
 
-    def __init__(self, bind: list[str], connect: list[str]) -> None:
-        """Bind and connect. Raises OSError, whose `filename` is the endpoint."""
+    def __init__(
+        self, bind: list[str], connect: list[str], rcvhwm: int = 100, max_message: int = 0
+    ) -> None:
+        """Bind and connect. Raises OSError, whose `filename` is the endpoint.
+
+        libzmq takes up to `rcvhwm` messages a connection ahead (0: any number), and cuts off who
+        sends a frame of more than `max_message` bytes (0: of any size).
+        """
         pull: zmq.Socket[bytes] = zmq.Context.instance().socket(self.KIND)
+        self._pull = pull
+        self._told: set[str] = set()  # what was said once
+        self.peers = Peers()
+        self._door = Door()
+        pull.setsockopt(zmq.BACKLOG, self._door.queue)
+        # Whatever does not say that it is ZeroMQ is a peer of ZeroMQ 2 to libzmq, and random bytes
+        # are messages; with this it turns away who makes no handshake. Nobody need answer for it.
+        pull.setsockopt(zmq.ZAP_DOMAIN, b"zmqpull")
+        self._monitor = pull.get_monitor_socket(WATCHED)
+        asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._on_monitor)
+        pull.setsockopt(zmq.RCVHWM, rcvhwm)
+        pull.setsockopt(zmq.MAXMSGSIZE, max_message or -1)
         pull.setsockopt(zmq.LINGER, 0)
         pull.setsockopt(zmq.TCP_KEEPALIVE, 1)
         pull.setsockopt(zmq.TCP_KEEPALIVE_IDLE, zmqpush.KEEPALIVE_AFTER_S)
@@ -41,11 +74,10 @@ class Pull:
         for endpoint in connect:
             pull.setsockopt(zmq.IPV6, int("[" in endpoint))  # of a name, IPv4 addresses
             pull.connect(endpoint)
-        self._pull = pull
         self._recv = super(zmq.Socket, pull).recv  # of the backend: no checks, half the time
-        self._told = False
         self._news = asyncio.Event()
         asyncio.get_running_loop().add_reader(pull.fileno(), self._on_event)
+        self._on_monitor()  # its descriptor tells of news to who has found nothing before
 
     def take(self, most: int) -> list[bytes]:
         """The frames that are there, up to `most`; each is for itself.
@@ -80,3 +112,51 @@ class Pull:
     def _on_event(self) -> None:
         self._pull.getsockopt(zmq.EVENTS)  # until somebody asks, the descriptor stays readable
         self.announce()
+
+    def say_once(self, kind: str, text: str) -> None:
+        """Say it unless something of that kind was said before."""
+        if kind not in self._told:
+            zmqpush.say(text)
+        self._told.add(kind)
+
+    # who is connected
+
+    def _on_monitor(self) -> None:
+        failing = False
+        with contextlib.suppress(zmq.Again):
+            while True:
+                event, value = EVENT.unpack(self._monitor.recv_multipart(zmq.DONTWAIT)[0])
+                failing = failing or event == zmq.EVENT_ACCEPT_FAILED
+                self._note(event, value)
+        if self.peers.turned_away:
+            self.say_once(
+                "misfit",
+                f"a peer has gone without a handshake: senders must be {self.FITTING}; this may "
+                f"have been {self.MISFITS}, or something else altogether",
+            )
+        if failing and not self._door.is_shut:
+            self._door.shut()
+            self.say_once(
+                "full",
+                f"{len(self.peers.standing)} peers are connected, and no more than "
+                f"{self._door.most} files may be open (ulimit -n): others have to wait",
+            )
+
+    def _note(self, event: int, value: int) -> None:
+        if event & UP:
+            self.peers.came(value)
+        elif event & DOWN:
+            self.peers.went(value)
+            self._door.open_if_there_is_room()
+        elif event == zmq.EVENT_LISTENING:
+            self._door.listens(value)
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.peers.greeted()
+        elif event & FAILED:
+            # Who finds first that we do not fit just leaves (EPIPE), as one does who only looks.
+            if (event, value) != (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, errno.EPIPE):
+                self.peers.failed()
+            if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+                self.say_once(
+                    "mechanism", "a peer has gone without a handshake: it wants CURVE or a password"
+                )

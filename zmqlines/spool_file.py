@@ -336,7 +336,7 @@ class SpoolFile:
         if self._is_adopted or self.closed:
             return False
         try:
-            self.forget(number)
+            self._db.execute("DELETE FROM chunk WHERE number <= ?", (number,))
             self.sync()
         except (OSError, sqlite3.Error):
             return False

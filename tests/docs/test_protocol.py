@@ -38,7 +38,17 @@ def test_the_collector_answers_as_in_the_example(tmp_path: Path, dealer: zmq.Soc
     ran.append(SESSION.text)
     endpoint = free_endpoint()
     stored = tmp_path / "stored"
-    command = [sys.executable, str(TOP / "zmqpull.py"), "--ack", "-b", endpoint, "-o", str(stored)]
+    command = [
+        sys.executable,
+        str(TOP / "zmqpull.py"),
+        "--ack",
+        "--memory-limit",
+        "0",
+        "-b",
+        endpoint,
+        "-o",
+        str(stored),
+    ]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as collector:
         try:
             dealer.connect(endpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from typing import Any
 
 TAG = ["_jsonparsefailure"]
@@ -27,6 +28,16 @@ def reference(frame: bytes) -> list[Any]:
     try:
         value = read_json(frame.decode())
     except (ValueError, RecursionError):
-        return [wrapped(frame)]
+        return json_lines(frame) or [wrapped(frame)]
     values = value if isinstance(value, list) else [value]
     return values if all(isinstance(value, dict) for value in values) else [wrapped(frame)]
+
+
+def json_lines(frame: bytes) -> list[Any]:
+    """The objects, if each line of several is one; blank lines do not count."""
+    lines = [line for line in re.split(b"[\r\n]", frame) if line.strip()]
+    try:
+        values = [read_json(line.decode()) for line in lines]
+    except (ValueError, RecursionError):
+        return []
+    return values if len(values) > 1 and all(isinstance(value, dict) for value in values) else []

@@ -64,11 +64,11 @@ class Puller(Shipper):
         self.signal(signal.SIGUSR1)
         return read_counters(wait_until(told, "it tells its counters")[0])
 
-    def read(self, count: int) -> list[bytes]:
+    def read(self, count: int, deadline_s: float = DEADLINE_S) -> list[bytes]:
         """The next `count` lines on its standard output, which is a pipe."""
         assert self.process.stdout
         pieces, missing = [self._data], count - self._data.count(b"\n")
-        ends_at = time.monotonic() + DEADLINE_S
+        ends_at = time.monotonic() + deadline_s
         while missing > 0:
             left_s = ends_at - time.monotonic()
             assert left_s > 0, f"{missing} of {count} lines have not come"
