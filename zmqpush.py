@@ -21,20 +21,71 @@ of stdin_queuer.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import sys
 from typing import Any, NoReturn, Protocol
 
 
-def say(text: str) -> None:
-    """Write one line on stderr; where it is closed or full, there is nobody left to tell."""
-    text = text.replace("\n", "\\n").replace("\r", "\\r")
-    line = f"{os.path.basename(sys.argv[0])}: {text}\n"
+def offer(data: bytes, descriptor: int) -> bool:
+    """Write `data` as far as there is room for it now; whether that was all. Raises OSError.
+
+    What only tells must not stop what works, and O_NONBLOCK would be shared with others. A pipe
+    that poll(2) finds writable takes PIPE_BUF bytes. A terminal may take fewer, so it is opened
+    anew, with that flag.
+    """
+    anew = -1
+    with contextlib.suppress(OSError):  # it belongs to another user
+        if os.isatty(descriptor):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            descriptor = anew = os.open(f"/proc/self/fd/{descriptor}", flags)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
     try:
-        os.write(2, line.encode(errors="backslashreplace"))
-    except OSError:
-        return
+        while data and poll.poll(0):
+            data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
+    except BlockingIOError:
+        return False
+    finally:
+        if anew >= 0:
+            os.close(anew)
+    return not data
+
+
+class Voice:
+    """What is said on stderr. Where that is closed or full, there is nobody to tell."""
+
+    def __init__(self) -> None:
+        self._untold = 0  # lines
+
+    def say(self, text: str) -> None:
+        """Write one line, in which what cannot be printed is visible, or count it."""
+        name = os.path.basename(sys.argv[0])
+        text = f"{name}: {printable(text)}\n"
+        if self._untold:
+            text = f"{name}: {self._untold} lines could not be told\n{text}"
+        try:
+            told = offer(text.encode(errors="backslashreplace"), 2)
+        except OSError:
+            return
+        self._untold = 0 if told else self._untold + 1
+
+
+say = Voice().say
+
+
+def say_state(text: str) -> None:
+    """Say how things are now; with the time, unless it is on a terminal."""
+    say(text if os.isatty(2) else f"{iso8601(time.time_ns() // 1_000_000)} {text}")
+
+
+def printable(text: str) -> str:
+    """`text` with escapes for controls and the like: ESC, as `\\x1b`, moves no cursor."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def fail(text: str) -> NoReturn:
@@ -55,7 +106,6 @@ import argparse
 import asyncio
 import asyncio.unix_events
 import collections
-import contextlib
 import errno
 import fcntl
 import functools
@@ -65,7 +115,6 @@ import json
 import math
 import operator
 import re
-import select
 import socket
 import stat
 import termios
@@ -94,6 +143,7 @@ READ_SIZE = 256 * 1024  # bytes asked for at once
 CHUNK_SIZE = 64 * 1024  # bytes; smaller chunks that wait are put together up to this size
 LARGE_BLOCK = 8 * 1024 * 1024  # bytes
 WORTH_TRIMMING = 32 * 1024 * 1024  # bytes of backlog, after which memory is given back
+WAKES = 16  # of the source, before we ask whether it had better gather
 FILE_AHEAD = 4 * 1024 * 1024  # bytes to read ahead in a regular file: it keeps the rest for us
 F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032  # fcntl(2); Python 3.9 has no names for them
 PIPE_SIZE = 1024 * 1024  # bytes, fs.pipe-max-size as Linux comes
@@ -324,90 +374,18 @@ class LineSplitter:
         return b"".join(piece + b"\n" for piece in cut)
 
 
-class Gathering:
-    """Tells when to let input gather, and for how long. Pure; times in seconds, sizes in bytes.
-
-    A wake-up costs as much as dozens of lines. A source that wakes us seldom is read at once; from
-    one that wakes us often, and writes more than a line or two in that time, stdin is read every
-    `longest_s` instead (a tick), and nothing that comes meanwhile wakes us. Nobody tells then that
-    the pipe fills, so a tick comes sooner where half of it is as much as the last one found.
-    """
-
-    WAKES = 16  # wake-ups, or ticks, after which the source is judged anew
-    SHORTEST_S = 0.001  # epoll cannot wait less
-    MOST_AT_A_TICK = 200_000  # bytes
-    MANY = 16 * 1024  # bytes at once: to count lines in so much takes time, and it is no trickle
-
-    def __init__(self, longest_s: float) -> None:
-        """`longest_s` 0: never."""
-        self.is_on = False
-        self.room = 4096  # bytes that the source can write while nobody reads: a terminal's
-        self._longest_s = longest_s
-        self._often = 2 / longest_s if longest_s else math.inf  # a second
-        self._since = 0.0  # the beginning of the time that is judged
-        self._rested_s = 0.0  # of that
-        self._count = 0  # wake-ups, or ticks, in that time
-        self._lines = 0
-        self._read_at = 0.0  # when there was nothing more to read
-        self._size = 0  # bytes that came since
-        self._empty_ticks = 0
-
-    def took(self, data: bytes) -> None:
-        """`data` was read."""
-        self._size += len(data)
-        self._lines += data.count(b"\n") if len(data) < self.MANY else self.MANY
-
-    def rested(self, pause_s: float) -> None:
-        """Nothing could wake us for so long."""
-        self._rested_s += pause_s
-
-    def woken(self, now: float) -> bool:
-        """Count a wake-up; whether to gather from now on."""
-        if self._count == self.WAKES:
-            span = max(now - self._since, 1e-9)
-            listened = max(span - self._rested_s, 1e-9)
-            self.is_on = min(self._count / listened, self._lines / span) >= self._often
-        if self._count in (0, self.WAKES):
-            self._judge_from(now)
-            if not self.is_on:  # else what came so far tells how soon the first tick must be
-                self._read_at, self._size, self._empty_ticks = now, 0, 0
-        self._count += 1
-        return self.is_on
-
-    def pause_s(self, now: float) -> float:
-        """All was read: how long to wait for the next tick; 0: until the source wakes us."""
-        span = max(now - self._read_at, 1e-9)
-        rate = self._size / span
-        self._empty_ticks = 0 if self._size else self._empty_ticks + 1
-        self._read_at, self._size = now, 0
-        self._count += 1
-        pause_s = self._longest_s
-        if rate:
-            pause_s = min(pause_s, min(self.room / 2, self.MOST_AT_A_TICK) / rate)
-        if self._count > self.WAKES:
-            self.is_on = self._lines / (now - self._since) >= self._often
-            self._judge_from(now)
-        self.is_on = self.is_on and self._empty_ticks < 2 and pause_s >= self.SHORTEST_S
-        if not self.is_on:
-            self._count = 0
-        return pause_s if self.is_on else 0.0
-
-    def _judge_from(self, now: float) -> None:
-        self._since, self._rested_s, self._count, self._lines = now, 0.0, 0, 0
-
-
 class Stdin:
     """Descriptor 0 as an asynchronous source of bytes, whatever it is.
 
     It is made non-blocking and watched by an edge-triggered epoll (epoll(7)), or read at the ticks
-    of Gathering. O_NONBLOCK belongs to the open file, which others may share: `close()` puts it
-    back. A terminal is shared with the shell and with stdout, so that one is opened anew, and if
-    that is not allowed, stays blocking and is asked before each read. epoll refuses what is always
-    ready, such as a regular file, with EPERM.
+    of zmqlines/gathering.py. O_NONBLOCK belongs to the open file, which others may share: `close()`
+    puts it back. A terminal is shared with the shell and with stdout, so that one is opened anew,
+    and if that is not allowed, stays blocking and is asked before each read. epoll refuses what is
+    always ready, such as a regular file, with EPERM.
     """
 
     def __init__(self, on_ready: Callable[[], None], gather_s: float = 0.0) -> None:
-        """`on_ready` is called when there is something to read; `gather_s`: see Gathering.
+        """`on_ready` is called when there is something to read; `gather_s`: see --gather.
 
         Raises OSError where descriptor 0 cannot be read.
         """
@@ -428,7 +406,9 @@ class Stdin:
         self._empty = False  # nothing to read until we are woken
         self._hung_up = False  # and nobody will wake us again
         self._unread = b""  # what was given back
-        self._gathering = Gathering(gather_s)
+        self._gather_s = gather_s
+        self._gathering: Any = None  # until the source has woken us WAKES times
+        self._wakes = 0
         self._rest_s = 0.0  # before the next read
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
@@ -488,7 +468,8 @@ class Stdin:
                 raise
             self._unread = b""
             self._allowance -= len(data)
-            self._gathering.took(data)
+            if self._gathering:
+                self._gathering.took(data)
             return data
         return b""
 
@@ -537,14 +518,16 @@ class Stdin:
 
     async def _until_ready(self) -> None:
         rest_s, self._rest_s = self._rest_s, 0.0
-        tick_s = self._gathering.pause_s(self._loop.time()) if self._gathering.is_on else 0.0
+        gathering = self._gathering
+        tick_s = gathering.pause_s(self._loop.time()) if gathering and gathering.is_on else 0.0
         if rest_s or tick_s:
             self._listen(False)
             timer = self._loop.call_later(max(rest_s, tick_s), self._wake)
             await self._ready
             timer.cancel()
             if not tick_s:
-                self._gathering.rested(rest_s)
+                if gathering:
+                    gathering.rested(rest_s)
                 self._count_wake_up()
         else:
             self._listen(True)
@@ -572,10 +555,15 @@ class Stdin:
             self._on_ready()
 
     def _count_wake_up(self) -> None:
-        if not self._gathering.is_on and self._gathering.woken(self._loop.time()):
+        self._wakes += 1
+        if self._wakes == WAKES and self._gather_s:
+            with contextlib.suppress(ImportError):  # then what comes is read at once
+                self._gathering = part("gathering").Gathering(self._gather_s)
+        gathering = self._gathering
+        if gathering and not gathering.is_on and gathering.woken(self._loop.time()):
             self.widen()
             with contextlib.suppress(OSError):  # no pipe
-                self._gathering.room = fcntl.fcntl(0, F_GETPIPE_SZ)
+                gathering.room = fcntl.fcntl(0, F_GETPIPE_SZ)
 
     def _wake(self) -> None:
         if not self._ready.done():
@@ -1186,16 +1174,14 @@ class Ending:
             self.gave_up.set_result(None)
 
 
-def tell(text: str, descriptor: int = 1) -> bool:
-    """Write `text` and LF; whether that worked, or nobody wants to know (EPIPE)."""
+def tell(text: str, descriptor: int = 1) -> None:
+    """Write `text` and LF, if there is room for it and anybody wants to know (EPIPE)."""
     try:
-        os.write(descriptor, f"{text}\n".encode())
+        offer(f"{text}\n".encode(), descriptor)
     except BrokenPipeError:
         pass
     except OSError as error:
         say(f"cannot write to standard output: {error.strerror}")
-        return False
-    return True
 
 
 def repeat(show: Callable[[], None], interval_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from typing import Any
 
@@ -15,6 +16,21 @@ def check(options: argparse.Namespace) -> None:
         import tqdm  # noqa: F401
     except ImportError as missing:
         raise ValueError(f"--progress: {missing}; install tqdm") from None
+
+
+class Screen:
+    """stderr, a terminal, for tqdm: what does not fit is dropped, and not waited for."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # it has hung up
+            zmqpush.offer(text.encode(), self.fileno())
+
+    def flush(self) -> None: ...
+
+    def fileno(self) -> int:
+        return 2
 
 
 class LiveLine:
@@ -45,7 +61,9 @@ class LiveLine:
         backlog, stdin = self._backlog, self._stdin
         if self._bar is None:
             total = stdin.file_size
-            self._bar = tqdm.tqdm(total=total, unit="B", unit_scale=True, dynamic_ncols=True)
+            self._bar = tqdm.tqdm(
+                total=total, unit="B", unit_scale=True, dynamic_ncols=True, file=Screen()
+            )
         rate = backlog.sent / max(time.monotonic() - stdin.started_at, 1e-9)
         waiting = backlog.waiting()
         self._bar.set_postfix_str(f"{backlog.sent} lines, {rate:.0f}/s, {waiting} waiting", False)
