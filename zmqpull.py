@@ -46,6 +46,7 @@ from typing import Any, TypeVar
 
 from zmqlines import sinks
 from zmqlines.ack import Offer
+from zmqlines.counters import repeat
 from zmqlines.descriptors import allow_open_files
 from zmqlines.events import events_of
 from zmqlines.pull import Pull
@@ -219,7 +220,7 @@ async def collect(options: argparse.Namespace) -> int:
     loop.add_signal_handler(signal.SIGUSR1, collector.counters)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if options.stats:
-        zmqpush.repeat(collector.counters, options.stats)
+        repeat(collector.counters, options.stats)
     collecting = loop.create_task(collector.run())
     await asyncio.wait({collecting, gave_up}, return_when=asyncio.FIRST_COMPLETED)
     if collecting.done():

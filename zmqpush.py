@@ -76,11 +76,6 @@ class Voice:
 say = Voice().say
 
 
-def say_state(text: str) -> None:
-    """Say how things are now; with the time, unless it is on a terminal."""
-    say(text if os.isatty(2) else f"{iso8601(time.time_ns() // 1_000_000)} {text}")
-
-
 def printable(text: str) -> str:
     """`text` with escapes for controls and the like: ESC, as `\\x1b`, moves no cursor."""
     return "".join(
@@ -330,7 +325,7 @@ class LineSplitter:
         self.has_cut = False
         self._max_line = max_line
         self._tail: list[bytes] = []  # the beginning of a line whose end has not come yet
-        self._tail_size = 0
+        self.tail_size = 0
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the stream, return the lines that are whole now."""
@@ -342,18 +337,18 @@ class LineSplitter:
                 lines = lines.replace(b"\r\n", b"\n")
             if 0 < self._max_line < len(lines):
                 lines = self._cut(lines)
-            self._tail, self._tail_size = [], 0
+            self._tail, self.tail_size = [], 0
         if end < len(data):
             self._tail.append(data[end:])
-            self._tail_size += len(data) - end
-            if 0 < self._max_line < self._tail_size:
+            self.tail_size += len(data) - end
+            if 0 < self._max_line < self.tail_size:
                 lines += self._cut_tail()
         return lines
 
     def end(self) -> bytes:
         """Return the last line, which has no line end."""
         tail = b"".join(self._tail)
-        self._tail, self._tail_size = [], 0
+        self._tail, self.tail_size = [], 0
         return self._cut(tail + b"\n") if tail else b""
 
     def _cut(self, lines: bytes) -> bytes:
@@ -370,7 +365,7 @@ class LineSplitter:
         *cut, rest = pieces(tail[: len(tail) - len(undecided)], self._max_line)
         self.has_cut = self.has_cut or bool(cut)
         self._tail = [rest + undecided]
-        self._tail_size = len(self._tail[0])
+        self.tail_size = len(self._tail[0])
         return b"".join(piece + b"\n" for piece in cut)
 
 
@@ -401,7 +396,10 @@ class Stdin:
         self.file_size = status.st_size if stat.S_ISREG(status.st_mode) else None
         self.started_at = time.monotonic()
         self.taken = 0  # bytes read
+        self.left = ""  # words for what was not read, when it is closed; "": nothing that we know
         self._allowance = math.inf  # bytes that may still be read
+        self._ends_by = math.inf  # when it is to end
+        self._mid_line = self._at_end = False
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._empty = False  # nothing to read until we are woken
         self._hung_up = False  # and nobody will wake us again
@@ -431,10 +429,11 @@ class Stdin:
         if not self._terminal:
             fcntl.fcntl(0, fcntl.F_SETFL, self._flags | os.O_NONBLOCK)
 
-    def close(self) -> None:
+    def close(self, unused: int = 0) -> None:
         """Put the flags of the open file back, and let go of it; may be called again.
 
-        Who goes on writing into a pipe must learn that nobody reads it any more.
+        `unused` bytes were read of a line whose end was not. Who goes on writing into a pipe must
+        learn that nobody reads it any more.
         """
         if self._epoll.closed:
             return
@@ -445,22 +444,25 @@ class Stdin:
         elif self._fd:
             os.close(self._fd)
         nothing = os.open(os.devnull, os.O_RDONLY)
+        self.left = self._words_for_left(unused)  # just before: who writes may write on until then
         os.dup2(nothing, 0)
         os.close(nothing)
 
     async def read(self) -> bytes:
         """Wait for input; return what is there, b"" at the end. Raises OSError."""
-        while self._allowance:
-            if self._empty:
-                if self._allowance < math.inf:
-                    break
+        while self._allowance or await self._holds_more():
+            if self._empty and self._allowance == math.inf:
                 await self._until_ready()
             else:
                 await asyncio.sleep(0)  # there may be more: let others have their turn
+            if not self._allowance:  # it was told to end meanwhile
+                continue
             try:
                 data = self._unread or self.read_now()
             except BlockingIOError:
                 self._empty = True
+                if self._ends_by < math.inf:
+                    break
                 continue
             except OSError:
                 if self._terminal:  # EIO: it has hung up
@@ -468,6 +470,7 @@ class Stdin:
                 raise
             self._unread = b""
             self._allowance -= len(data)
+            self._mid_line = not data.endswith(b"\n")
             if self._gathering:
                 self._gathering.took(data)
             return data
@@ -480,6 +483,7 @@ class Stdin:
         size = int(min(READ_SIZE, self._allowance))
         count = os.readv(self._fd, [self._buffer[:size]])
         self.taken += count
+        self._at_end = not count
         return bytes(self._buffer[:count])
 
     def give_back(self, data: bytes) -> None:
@@ -509,12 +513,37 @@ class Stdin:
             self._rest_s = pause_s
             self._empty = True
 
-    def finish(self) -> None:
-        """Let the input end, after what a pipe, socket or terminal holds at this moment."""
-        self._allowance = 0 if self.always_ready or self._epoll.closed else self.held()
+    def finish(self, by: float) -> None:
+        """Let the input end: after what a pipe, socket or terminal holds; if it is in the middle of
+        a line, when that has ended; `by` then, in the time of the event loop, at the latest.
+        """
+        self._ends_by = by if not (self.always_ready or self._epoll.closed) else 0.0
+        self._allowance = self.held() if self._ends_by else 0
         self._allowance += len(self._unread)
         self._empty = False
         self._wake()
+
+    async def _holds_more(self) -> bool:
+        """Whether there is more to read before it ends: the end of a line, or all there can be."""
+        while (left_s := self._ends_by - self._loop.time()) > 0:
+            self._allowance = self.held() if self._mid_line or self._hung_up else 0
+            if self._allowance or self._hung_up or self._terminal or not self._mid_line:
+                break
+            timer = self._loop.call_later(left_s, self._wake)
+            await self._until_ready()
+            timer.cancel()
+        return self._allowance > 0
+
+    def _words_for_left(self, unused: int) -> str:
+        if self._at_end or self._terminal:  # typed lines are for the shell
+            return ""
+        if self.always_ready:
+            at = self.taken if self.file_size is None else os.lseek(0, 0, os.SEEK_CUR)
+            total = self.file_size or math.inf
+            at -= unused
+            return f"standard input was read up to byte {at} of {total}" if at < total else ""
+        held = self.held()
+        return f"{held} bytes of standard input came too late to be read" if held else ""
 
     async def _until_ready(self) -> None:
         rest_s, self._rest_s = self._rest_s, 0.0
@@ -588,9 +617,14 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
     except OSError as error:
         say(f"cannot read standard input: {error.strerror}")
         complete = False
+    except asyncio.CancelledError:  # nobody tries any longer
+        if splitter.tail_size and not stdin.always_ready:
+            say(f"gave up {splitter.tail_size} bytes of a line that has not ended")
+        return False
     finally:
-        stdin.close()
-    await backlog.put(splitter.end())
+        stdin.close(splitter.tail_size)
+    if not (stdin.always_ready and stdin.left):  # else one can go on there at the line's beginning
+        await backlog.put(splitter.end())
     await backlog.end()
     return complete
 
@@ -601,16 +635,9 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
 class Sendable(Protocol):
     """What a backlog gives to who sends: the messages of a chunk, each of up to `batch` events."""
 
-    number: int
-    """Its place among those of its shipper, from 1 up; 0 while nobody has taken it."""
-
-    @property
-    def batch(self) -> int:
-        """Events in a message; in the last one, at most."""
-
-    @property
-    def size(self) -> int:
-        """Bytes, as the limit of a backlog counts them."""
+    number: int  # its place among those of its shipper, from 1 up; 0: nobody has taken it
+    batch: int  # events in a message; in the last one, at most
+    size: int  # bytes, as the limit of a backlog counts them
 
     def messages(self) -> list[bytes]:
         """What is sent."""
@@ -629,10 +656,11 @@ class CannotKeep(Exception):
 class Chunk:
     """Whole lines, each ended by LF, that are sent together; a Sendable."""
 
-    __slots__ = ("_count", "_form", "_parts", "number", "read_at_ms", "size")
+    __slots__ = ("_count", "_form", "_parts", "batch", "number", "read_at_ms", "size")
 
     def __init__(self, form: EventFormat, lines: bytes, read_at_ms: int) -> None:
         self.number = 0  # of a chunk that somebody took
+        self.batch = form.batch  # events in a message; in the last one, at most
         self._form = form
         self._parts = [lines]
         self._count = 0  # events; 0 until somebody asks, which takes time
@@ -650,11 +678,6 @@ class Chunk:
     def messages(self) -> list[bytes]:
         """What is sent."""
         return self._form.messages(b"".join(self._parts), self.read_at_ms)
-
-    @property
-    def batch(self) -> int:
-        """Events in a message; in the last one, at most."""
-        return self._form.batch
 
     def text(self) -> bytes:
         """The messages in one piece, with LF between them; if it is one, it may have any bytes."""
@@ -925,15 +948,8 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self.transport.set_write_buffer_limits(**self._watermarks)
         up, down = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED, zmq.EVENT_DISCONNECTED
         await self.transport.enable_monitor(up | down | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        for endpoint in self._bind:
-            try:
-                refuse_to_displace(endpoint)
-                bound = await self.transport.bind(endpoint)
-            except OSError as error:
-                why = zmq.strerror(error.errno or errno.EINVAL)
-                raise OSError(error.errno, why, endpoint) from None
-            if endpoint.endswith(":*"):
-                say(f"bound to {bound}")
+        if self._bind:
+            await part("binding").bind(self.transport, self._bind)
         self._connect_all()
 
     def _connect_all(self) -> None:
@@ -1074,17 +1090,6 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             self._connect_to(endpoint, self._connected[endpoint])
 
 
-def refuse_to_displace(endpoint: str) -> None:
-    """Raise OSError where an ipc endpoint is in use, or no socket: libzmq would remove it."""
-    path = endpoint[len("ipc://") :]
-    if endpoint.startswith("ipc://") and os.path.exists(path):
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "it is there, and not a socket")
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(path) == 0:
-                raise OSError(errno.EADDRINUSE, "")
-
-
 def make_link(options: argparse.Namespace, form: EventFormat) -> Link:
     """What the backlog is sent through."""
     if options.ack:
@@ -1154,9 +1159,9 @@ class Ending:
 
     def _end_input(self) -> None:
         self._backlog.lift_limit()
-        self._stdin.finish()
-        # What was read may have to wait, for rsyslog's answer or for a disk: not for ever.
         grace_ends_at = self._signalled_at + GRACE_AFTER_SIGNAL_S
+        self._stdin.finish(grace_ends_at)
+        # What was read may have to wait, for rsyslog's answer or for a disk: not for ever.
         self._loop.call_at(grace_ends_at + LAST_HANDOVER_S, self.give_up)
 
     def _set_timer(self) -> None:
@@ -1174,28 +1179,8 @@ class Ending:
             self.gave_up.set_result(None)
 
 
-def tell(text: str, descriptor: int = 1) -> None:
-    """Write `text` and LF, if there is room for it and anybody wants to know (EPIPE)."""
-    try:
-        offer(f"{text}\n".encode(), descriptor)
-    except BrokenPipeError:
-        pass
-    except OSError as error:
-        say(f"cannot write to standard output: {error.strerror}")
-
-
-def repeat(show: Callable[[], None], interval_s: float) -> None:
-    """Call `show` each `interval_s` seconds."""
-
-    def again() -> None:
-        show()
-        repeat(show, interval_s)
-
-    asyncio.get_running_loop().call_later(interval_s, again)
-
-
 class Report:
-    """Tells how far things are: counters, what is waited for, and how it ended."""
+    """Tells what is waited for, and how it ended; on demand, how things are."""
 
     def __init__(
         self, options: argparse.Namespace, stdin: Stdin, backlog: Backlog, link: Link
@@ -1207,12 +1192,10 @@ class Report:
 
     def counters(self) -> None:
         """Say the counters on stderr."""
-        backlog, waiting = self._backlog, self._backlog.waiting()
-        say(
-            f"{time.monotonic() - self._stdin.started_at:.1f}s: {backlog.sent + waiting} messages "
-            f"read, {backlog.sent} handed over, {waiting} waiting "
-            f"({backlog.size} bytes{backlog.place()}), {len(self._link.connections)} connected"
-        )
+        try:
+            part("counters").say_counters(self._stdin, self._backlog, self._link)
+        except ImportError as missing:
+            say(f"no counters: {missing}")
 
     def undelivered(self) -> int:
         """Messages that may not have arrived, at most: libzmq does not tell what it holds."""
@@ -1229,8 +1212,12 @@ class Report:
         """Tell on stdout how many messages went out, and in which time."""
         backlog = self._backlog
         ms = ((backlog.last_sent_at or time.monotonic()) - self._stdin.started_at) * 1000
-        text = f"Processed {backlog.sent} messages in {ms:.4f}ms. Tagged with @pid:{os.getpid()}"
-        tell(text, 2 if self._options.omprog else 1)
+        text = f"Processed {backlog.sent} messages in {ms:.4f}ms. Tagged with @pid:{os.getpid()}\n"
+        try:
+            offer(text.encode(), 2 if self._options.omprog else 1)
+        except OSError as error:
+            if error.errno != errno.EPIPE:  # else nobody wants to know
+                say(f"cannot write to standard output: {error.strerror}")
 
 
 async def ship(options: argparse.Namespace) -> int:
@@ -1254,7 +1241,7 @@ async def ship(options: argparse.Namespace) -> int:
     loop.add_signal_handler(signal.SIGUSR1, report.counters)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if options.stats:
-        repeat(report.counters, options.stats)
+        part("counters").repeat(report.counters, options.stats)
     live_line = None
     if options.progress and os.isatty(2):
         live_line = part("progress").LiveLine(stdin, backlog, options.spool)
@@ -1291,6 +1278,9 @@ async def ship(options: argparse.Namespace) -> int:
     if not options.quiet:
         report.summary()
     all_read = reading.cancelled() or reading.result()
+    if stdin.left and not options.omprog:
+        say(stdin.left)
+        all_read = False
     return 1 if lost or not all_read else 0
 
 
@@ -1503,6 +1493,7 @@ def build_parser(description: str) -> Parser:
     option("-c", "--connect", metavar="ENDPOINT", type=CONNECT, default=[],
            help=f"connect to a collector; repeatable, they share the load ({DEFAULT_ENDPOINT})")
     option("-b", "--bind", metavar="ENDPOINT", type=BIND, default=[],
+           part="binding",
            help="let collectors connect; repeatable")
     option("-f", "--field", metavar="NAME=VALUE", type=field, default=[],
            help="another string field in every event; repeatable")
@@ -1544,6 +1535,7 @@ def build_parser(description: str) -> Parser:
     option("--ack", **switch, part="dealer",
            help="acknowledged delivery, to zmqpull.py --ack; --connect only")
     option("--stats", metavar="SECONDS", type=INTERVAL, default=0.0,
+           part="counters",
            help="counters on stderr that often; SIGUSR1 asks for them at once")
     option("--progress", **switch, part="progress",
            help="a live line on stderr, if that is a terminal (needs tqdm)")

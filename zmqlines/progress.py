@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import zmqpush
+from zmqlines.counters import repeat
 
 
 def check(options: argparse.Namespace) -> None:
@@ -48,7 +49,7 @@ class LiveLine:
     def begin(self) -> None:
         """Show it, and bring it up to date from now on."""
         self._update()
-        zmqpush.repeat(self._update, self.INTERVAL_S)
+        repeat(self._update, self.INTERVAL_S)
 
     def end(self) -> None:
         """Show the last state, and leave it there."""

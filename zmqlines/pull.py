@@ -10,6 +10,7 @@ import itertools
 import zmq
 
 import zmqpush
+from zmqlines.binding import refuse_to_displace
 
 FIRST_FRAMES = 10  # that are taken before the first look at their size
 ENOUGH_BYTES = 1024 * 1024  # after which no more are taken
@@ -31,7 +32,7 @@ class Pull:
         for endpoint in bind:
             pull.setsockopt(zmq.IPV6, int("[" in endpoint or "*:" in endpoint))
             try:
-                zmqpush.refuse_to_displace(endpoint)
+                refuse_to_displace(endpoint)
                 pull.bind(endpoint)
             except (OSError, zmq.ZMQError) as error:
                 why = zmq.strerror(error.errno or errno.EINVAL)

@@ -27,7 +27,11 @@ OFTEN = ["--stats", "0.001"]
 LOST = re.compile(r"^zmqpush\.py: (\d+) lines could not be told\r?$", re.M)
 
 
-def wait_until_full(descriptor: int) -> None:
+PIPE_IS_FULL = 59_000  # bytes: a short write does not begin in the rest of a page
+TERMINAL_IS_FULL = 4_000
+
+
+def wait_until_full(descriptor: int, least: int) -> None:
     """Wait until a pipe, or a terminal, takes no more: what is in it stays the same."""
     before = -1
 
@@ -35,7 +39,7 @@ def wait_until_full(descriptor: int) -> None:
         nonlocal before
         last, before = before, unread(descriptor)
         select.select([], [], [], 0.1)
-        return before > 2000 and last == before
+        return before >= least and last == before
 
     wait_until(is_full, "nothing more is written into it")
 
@@ -61,14 +65,14 @@ def check_ships_on_and_ends(shipper: Shipper, collector: Collector) -> None:
 def test_a_full_pipe_on_stderr_stops_nothing(collector: Collector, ship: Ship) -> None:
     shipper = ship("-c", collector.endpoint, *OFTEN)
     assert shipper.process.stderr
-    wait_until_full(shipper.process.stderr.fileno())
+    wait_until_full(shipper.process.stderr.fileno(), PIPE_IS_FULL)
     check_ships_on_and_ends(shipper, collector)
 
 
 def test_what_could_not_be_told_is_counted_and_told_later(collector: Collector, ship: Ship) -> None:
     shipper = ship("-c", collector.endpoint, *OFTEN)
     assert shipper.process.stderr
-    wait_until_full(shipper.process.stderr.fileno())
+    wait_until_full(shipper.process.stderr.fileno(), PIPE_IS_FULL)
     seen = drained(shipper.process.stderr.fileno(), LOST.search)
     lost = LOST.search(seen)
     assert lost
@@ -97,7 +101,7 @@ def test_a_terminal_that_nobody_reads_stops_nothing(
 ) -> None:
     user, program = terminal
     shipper = ship("-c", collector.endpoint, *OFTEN, stderr=program)
-    wait_until_full(user)
+    wait_until_full(user, TERMINAL_IS_FULL)
     check_ships_on_and_ends(shipper, collector)
 
 
