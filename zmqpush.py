@@ -61,9 +61,10 @@ class Voice:
         self._untold = 0  # lines
 
     def say(self, text: str) -> None:
-        """Write one line, in which what cannot be printed is visible, or count it."""
+        """Write one line, or count it. Controls in it, such as ESC, become visible text."""
         name = os.path.basename(sys.argv[0])
-        text = f"{name}: {printable(text)}\n"
+        seen = [c if c.isprintable() else c.encode("unicode_escape").decode() for c in text]
+        text = f"{name}: {''.join(seen)}\n"
         if self._untold:
             text = f"{name}: {self._untold} lines could not be told\n{text}"
         try:
@@ -76,11 +77,9 @@ class Voice:
 say = Voice().say
 
 
-def printable(text: str) -> str:
-    """`text` with escapes for controls and the like: ESC, as `\\x1b`, moves no cursor."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
+def say_state(text: str) -> None:
+    """Say how things are now; with the time, unless it is on a terminal."""
+    say(text if os.isatty(2) else f"{iso8601(time.time_ns() // 1_000_000)} {text}")
 
 
 def fail(text: str) -> NoReturn:
@@ -146,6 +145,8 @@ LONGEST_CHARACTER = 4  # bytes, in UTF-8 (RFC 3629)
 GRACE_AFTER_SIGNAL_S = 2.0
 LAST_HANDOVER_S = 0.5  # at least this is left for delivery when reading on has used up the grace
 NOTICE_AFTER_S = 1.0  # how long the end of input waits for a collector before we say so
+ALONE_AFTER_S = 5.0  # how long there is no collector before we say so
+AGAIN_AFTER_S = 10.0  # before that is said again, and then twice as long each time
 KEEPALIVE_AFTER_S = 60
 OUT_BATCH_SIZE = 8192  # bytes that libzmq writes at once, beyond what it counts as queued
 HANDSHAKE_S = 31.0  # a second more than ZMQ_HANDSHAKE_IVL
@@ -909,6 +910,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         # who has not made one in time is cut off, so that who is still there then is a collector.
         self.connections: dict[int, tuple[str, asyncio.TimerHandle]] = {}
         self.met_collector = asyncio.Event()  # set for good by the first
+        self.on_change: Callable[[bool], None] = lambda is_there: None  # a collector, or none is
         self._watermarks = {"high": options.high_water, "low": options.low_water}
         self._sndhwm: int = options.sndhwm
         self._bind: list[str] = options.bind
@@ -1067,20 +1069,26 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
 
     def event_received(self, event: Any) -> None:
         if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self.met_collector.set()
+            self._met()
             for _, old_enough in self.connections.values():
                 old_enough.cancel()
         elif event.event == zmq.EVENT_DISCONNECTED:
             _, old_enough = self.connections.pop(event.value)
             old_enough.cancel()
+            if not self.connections:
+                self.on_change(False)
             # libzmq gives up for good on a peer that was not what it should be, without a word.
             # To connect anew costs nothing where libzmq holds nothing for who is not there.
             if self._immediate or not self.met_collector.is_set():
                 wait_s = RECONNECT_MAX_MS / 1000
                 self._loop.call_later(wait_s, self._connect_again, event.endpoint)
         else:
-            old_enough = self._loop.call_later(HANDSHAKE_S, self.met_collector.set)
+            old_enough = self._loop.call_later(HANDSHAKE_S, self._met)
             self.connections[event.value] = (event.endpoint, old_enough)
+
+    def _met(self) -> None:
+        self.met_collector.set()
+        self.on_change(True)
 
     def _connect_again(self, endpoint: str) -> None:
         standing = [connected for connected, _ in self.connections.values()]
@@ -1189,6 +1197,36 @@ class Report:
         self._stdin = stdin
         self._backlog = backlog
         self._link = link
+        self._where = " ".join(options.connect + options.bind)
+        self._alone = False  # there is no collector, and we have said so
+        self._timer: asyncio.TimerHandle | None = None  # until something is said
+        self._later = asyncio.get_running_loop().call_later
+        link.on_change = self._link_changed
+        self._link_changed(False)
+
+    def _link_changed(self, is_there: bool) -> None:
+        """A collector is there: say so if it was missed; or none is: say so after a while."""
+        if is_there and self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if is_there and self._alone:
+            self._alone = False
+            say_state(f"connected; {self._backlog.waiting()} messages wait")
+        elif not (is_there or self._timer):
+            self._timer = self._later(ALONE_AFTER_S, self._say_alone, AGAIN_AFTER_S)
+
+    def _say_alone(self, again_s: float) -> None:
+        self._alone = True
+        waiting = self._backlog.waiting()
+        say_state(f"no collector at {self._where}; {waiting} messages wait{self._backlog.place()}")
+        self._timer = self._later(again_s, self._say_alone, 2 * again_s)
+
+    def input_ended(self) -> None:
+        """From now on that is what is told, again and again, until the end."""
+        self._link.on_change = lambda is_there: None
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._later(NOTICE_AFTER_S, self._say_ended, AGAIN_AFTER_S)
 
     def counters(self) -> None:
         """Say the counters on stderr."""
@@ -1202,11 +1240,11 @@ class Report:
         backlog = self._backlog
         return backlog.waiting() - backlog.unanswered + self._link.held(backlog.sent)
 
-    def waiting(self) -> None:
-        """Say that the input has ended, and what keeps us."""
-        where = " ".join(self._options.connect + self._options.bind)
+    def _say_ended(self, again_s: float) -> None:
         what = self._link.waits(self.undelivered(), self._backlog.place())
-        say(f"the input has ended; {what} {where}")
+        hint = "; --linger SECONDS would end that" if again_s > AGAIN_AFTER_S else ""
+        say(f"the input has ended; {what} {self._where}{hint}")
+        self._timer = self._later(again_s, self._say_ended, 2 * again_s)
 
     def summary(self) -> None:
         """Tell on stdout how many messages went out, and in which time."""
@@ -1258,7 +1296,7 @@ async def ship(options: argparse.Namespace) -> int:
 
     def input_ended(_: asyncio.Task[bool]) -> None:
         ending.input_ended()
-        loop.call_later(NOTICE_AFTER_S, report.waiting)
+        report.input_ended()
         if backlog.unanswered and not link.met_collector.is_set():
             ending.give_up()  # rsyslog has gone, and will give what it has to the next program
 
@@ -1317,7 +1355,7 @@ def read_text(word: str) -> str:
 def read_field(word: str) -> tuple[str, str]:
     """`NAME=VALUE`. Raises ValueError."""
     name, equals, value = read_text(word).partition("=")
-    if not (name and equals) or name in RESERVED_FIELDS:
+    if not (name and equals) or name in RESERVED_FIELDS or name[0] in "\"'":
         raise ValueError(word)
     return name, value
 
@@ -1416,40 +1454,24 @@ class Parser(argparse.ArgumentParser):
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         """What the command line says, else the environment, else the defaults."""
         said = dict(self._default_of)
+        for name in os.environ:
+            if name.startswith(self._prefix) and name not in self._actions_of:
+                say(f"environment variable {name} names no option (--help tells which there are)")
         for variable, action in self._actions_of.items():
             self._place = f"environment variable {variable}: "
             said.update(vars(self.parse_args(self._words(action, os.environ.get(variable, "")))))
         self._place = ""
-        said.update(vars(self.parse_args(self._without_empty(arguments))))
+        arguments = self._without_empty(arguments) if "" in arguments else arguments
+        said.update(vars(self.parse_args(arguments)))
         return argparse.Namespace(**said)
 
     def _without_empty(self, words: list[str]) -> list[str]:
-        """`words` without the empty ones that would be positional arguments.
-
-        rsyslog 8.2608 passes one for a blank at the end of `binary="…"`. An option's empty value
-        stays what it is.
-        """
-        kept: list[str] = []
-        is_value = only_positional = False
-        for word in words:
-            if word or is_value:
-                kept.append(word)
-            is_value = not (is_value or only_positional) and self._takes_next(word)
-            only_positional = only_positional or word == "--"
+        """`words` without the empty ones that are no option's value; alone, without any."""
+        try:
+            kept: list[str] = part("empty_words").without_empty(words, self._option_string_actions)
+        except ImportError:
+            kept = [word for word in words if word]
         return kept
-
-    def _takes_next(self, word: str) -> bool:
-        """Whether the word after `word` is the value of an option: `--batch`, `-c` or `-qc`."""
-        actions = self._option_string_actions
-        if word in actions:
-            return actions[word].nargs is None
-        if word.startswith("--") or not word.startswith("-"):
-            return False
-        for at, letter in enumerate(word[1:], 2):
-            action = actions.get(f"-{letter}")
-            if action is None or action.nargs is None:
-                return action is not None and at == len(word)
-        return False
 
     def _words(self, action: argparse.Action, value: str) -> list[str]:
         """The words of a command line that say what the variable of `action` says."""
@@ -1481,7 +1503,7 @@ def build_parser(description: str) -> Parser:
         lambda word: math.inf if word == "-1" else float(word), "a number of seconds, or -1", 0
     )
     gather = checked(float, "a number of seconds from 0 up", 0, LARGEST_INT)
-    field = checked(read_field, f"NAME=VALUE with a NAME other than {', '.join(RESERVED_FIELDS)}")
+    field = checked(read_field, f"NAME=VALUE, unquoted; NAME not {', '.join(RESERVED_FIELDS)}")
     switch: dict[str, Any] = {"action": "store_true", "default": False}
 
     parser = Parser(description, "ZMQPUSH_")
