@@ -67,11 +67,9 @@ class Voice:
         text = f"{name}: {''.join(seen)}\n"
         if self._untold:
             text = f"{name}: {self._untold} lines could not be told\n{text}"
-        try:
+        with contextlib.suppress(OSError):
             told = offer(text.encode(errors="backslashreplace"), 2)
-        except OSError:
-            return
-        self._untold = 0 if told else self._untold + 1
+            self._untold = 0 if told else self._untold + 1
 
 
 say = Voice().say
@@ -154,6 +152,7 @@ RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
 SHIPPER_SIZE = 16  # bytes of the id that a process, or a file of a spool, has
 SHORTEST_INTERVAL_S = 0.001
+OPEN_FILES = 20  # with standard descriptors open; each connection takes one more
 LARGEST_INT = 2**31 - 1  # of C, which libzmq's options have
 
 
@@ -277,22 +276,12 @@ class EventFormat:
         ]
 
 
-class RawFormat(EventFormat):
-    """The lines as they are."""
-
-    def _make(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
-        return lines.split(b"\n")
-
-    def _event(self, text: bytes, pairs: dict[str, bytes]) -> bytes:
-        return text
-
-
 def make_format(options: argparse.Namespace, pid: int) -> EventFormat:
     """The one that was asked for."""
-    if options.format == "json":
-        form: EventFormat = part("json_format").JsonFormat(options, pid)
-        return form
-    return (RawFormat if options.format == "raw" else EventFormat)(options, pid)
+    if options.format == "logstash":
+        return EventFormat(options, pid)
+    form: EventFormat = part("json_format").FORMATS[options.format](options, pid)
+    return form
 
 
 # ---- input ------------------------------------------------------------------------------------
@@ -1416,15 +1405,13 @@ class Parser(argparse.ArgumentParser):
         self._prefix = prefix
         self._actions_of: dict[str, argparse.Action] = {}  # by variable
         self._default_of: dict[str, Any] = {}
-        self._part_of: dict[str, tuple[str, Any]] = {}  # and the value that asks for it
+        self._part_of: dict[str, str] = {}
         self._place = ""
 
-    def option(
-        self, *names: str, default: Any, part: str = "", only: Any = None, **settings: Any
-    ) -> None:
+    def option(self, *names: str, default: Any, part: str = "", **settings: Any) -> None:
         """Add an option or a positional argument; a list as `default` makes it repeatable.
 
-        `part` names the part that does what it asks for, with any value, or with `only` this one.
+        `part` names the part that does what it asks for.
         """
         if isinstance(default, list):
             settings["action"] = "append"
@@ -1432,13 +1419,12 @@ class Parser(argparse.ArgumentParser):
         self._actions_of[self._prefix + action.dest.upper()] = action
         self._default_of[action.dest] = default
         if part:
-            self._part_of[action.dest] = (part, only)
+            self._part_of[action.dest] = part
 
     def check_parts(self, options: argparse.Namespace) -> None:
         """Let each part that was asked for see whether the options fit together."""
-        for dest, (name, only) in self._part_of.items():
-            value = getattr(options, dest)
-            if value == self._default_of[dest] or only not in (None, value):
+        for dest, name in self._part_of.items():
+            if getattr(options, dest) == self._default_of[dest]:
                 continue
             try:
                 part(name).check(options)
@@ -1521,7 +1507,7 @@ def build_parser(description: str) -> Parser:
            help="another string field in every event; repeatable")
     option("--timestamp", **switch, help="@timestamp: when the line was read")
     option("--format", choices=("logstash", "json", "raw"), default="logstash",
-           part="json_format", only="json",
+           part="json_format",
            help="json: an object is sent as it is, plus what it lacks; raw: the line (logstash)")
     option("--batch", metavar="N", type=COUNT, default=1,
            help="up to N events in a message, as a JSON array (1: one event, no array)")
@@ -1604,6 +1590,10 @@ def main() -> None:
     # and asks for it again (mallopt(3), M_MMAP_THRESHOLD), which takes a tenth of the time.
     bytes(LARGE_BLOCK)
     options = parse_options(build_parser(__doc__.partition("\n")[0]), sys.argv[1:])
+    free = os.sysconf("SC_OPEN_MAX") - len(os.listdir("/proc/self/fd"))
+    needed = OPEN_FILES + len(options.connect + options.bind)
+    if free < needed:  # libzmq would abort
+        fail(f"{needed} more files must be opened, and only {free} can be: raise ulimit -n")
     status = asyncio.run(ship(options))
     os._exit(status)  # what libzmq may still hold is given up: do not wait for its threads
 

@@ -1,4 +1,7 @@
-"""`--format json`: a line that is a JSON object is sent as it is, plus what it lacks."""
+"""`--format`: what a line becomes, if not the message of a Logstash event. Pure.
+
+With `json`, a line that is a JSON object is sent as it is, plus what it lacks.
+"""
 
 from __future__ import annotations
 
@@ -49,3 +52,16 @@ def spliced(line: bytes, pairs: dict[str, bytes]) -> bytes | None:
         return line
     opened = line.rstrip(b" \t\r\n")[:-1]
     return opened + (b"," if members else b"") + b",".join(lacking) + b"}"
+
+
+class RawFormat(zmqpush.EventFormat):
+    """The lines as they are."""
+
+    def _make(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
+        return lines.split(b"\n")
+
+    def _event(self, text: bytes, pairs: dict[str, bytes]) -> bytes:
+        return text
+
+
+FORMATS = {"json": JsonFormat, "raw": RawFormat}

@@ -96,8 +96,6 @@ def test_everything_else_works_alone(alone: Path, collector: Collector) -> None:
     assert (result.status, result.processed, result.stderr) == (0, 7, "")
     first, second = collector.events(2)
     assert [len(first), len(second)] == [5, 2]
-    result = run(["zmqpush.py", "--format=raw", "-c", collector.endpoint], alone, b"x\n")
-    assert (result.status, collector.receive(1)) == (0, [b"x"])
 
 
 @pytest.mark.parametrize("program", ["zmqpull.py", "zmqpush-watermark.py"])

@@ -148,7 +148,7 @@ def test_extras_are_imported_where_they_are_used() -> None:
 
 
 def test_every_part_that_an_option_names_is_there_and_checks_the_options() -> None:
-    for part, _ in zmqpush.build_parser("")._part_of.values():
+    for part in zmqpush.build_parser("")._part_of.values():
         module = importlib.import_module(f"{PARTS}.{part}")
         assert callable(module.check), f"{part} needs check(options), see zmqlines/spool.py"
 
