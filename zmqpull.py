@@ -45,6 +45,7 @@ from typing import Any, TypeVar
 
 from zmqlines import sinks
 from zmqlines.ack import Answer, Offer, next_record
+from zmqlines.counters import repeat
 from zmqlines.descriptors import allow_open_files
 from zmqlines.events import events_of
 from zmqlines.insisting import DeadLetters, Insisting
@@ -307,7 +308,7 @@ async def collect_into(
     if pid_file:
         pid_file.write()
     if options.stats:
-        zmqpush.repeat(collector.counters, options.stats)
+        repeat(collector.counters, options.stats)
     collecting = loop.create_task(collector.run())
     await asyncio.wait({collecting, gave_up}, return_when=asyncio.FIRST_COMPLETED)
     delivered = collecting.done()

@@ -21,20 +21,63 @@ of stdin_queuer.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import sys
 from typing import Any, NoReturn, Protocol
 
 
-def say(text: str) -> None:
-    """Write one line on stderr; where it is closed or full, there is nobody left to tell."""
-    text = text.replace("\n", "\\n").replace("\r", "\\r")
-    line = f"{os.path.basename(sys.argv[0])}: {text}\n"
+def offer(data: bytes, descriptor: int) -> bool:
+    """Write `data` as far as there is room for it now; whether that was all. Raises OSError.
+
+    What only tells must not stop what works, and O_NONBLOCK would be shared with others. A pipe
+    that poll(2) finds writable takes PIPE_BUF bytes. A terminal may take fewer, so it is opened
+    anew, with that flag.
+    """
+    anew = -1
+    with contextlib.suppress(OSError):  # it belongs to another user
+        if os.isatty(descriptor):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            descriptor = anew = os.open(f"/proc/self/fd/{descriptor}", flags)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
     try:
-        os.write(2, line.encode(errors="backslashreplace"))
-    except OSError:
-        return
+        while data and poll.poll(0):
+            data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
+    except BlockingIOError:
+        return False
+    finally:
+        if anew >= 0:
+            os.close(anew)
+    return not data
+
+
+class Voice:
+    """What is said on stderr. Where that is closed or full, there is nobody to tell."""
+
+    def __init__(self) -> None:
+        self._untold = 0  # lines
+
+    def say(self, text: str) -> None:
+        """Write one line, or count it. Controls in it, such as ESC, become visible text."""
+        name = os.path.basename(sys.argv[0])
+        seen = [c if c.isprintable() else c.encode("unicode_escape").decode() for c in text]
+        text = f"{name}: {''.join(seen)}\n"
+        if self._untold:
+            text = f"{name}: {self._untold} lines could not be told\n{text}"
+        with contextlib.suppress(OSError):
+            told = offer(text.encode(errors="backslashreplace"), 2)
+            self._untold = 0 if told else self._untold + 1
+
+
+say = Voice().say
+
+
+def say_state(text: str) -> None:
+    """Say how things are now; with the time, unless it is on a terminal."""
+    say(text if os.isatty(2) else f"{iso8601(time.time_ns() // 1_000_000)} {text}")
 
 
 def fail(text: str) -> NoReturn:
@@ -55,7 +98,6 @@ import argparse
 import asyncio
 import asyncio.unix_events
 import collections
-import contextlib
 import errno
 import fcntl
 import functools
@@ -65,7 +107,6 @@ import json
 import math
 import operator
 import re
-import select
 import socket
 import stat
 import termios
@@ -101,6 +142,8 @@ LONGEST_CHARACTER = 4  # bytes, in UTF-8 (RFC 3629)
 GRACE_AFTER_SIGNAL_S = 2.0
 LAST_HANDOVER_S = 0.5  # at least this is left for delivery when reading on has used up the grace
 NOTICE_AFTER_S = 1.0  # how long the end of input waits for a collector before we say so
+ALONE_AFTER_S = 5.0  # how long there is no collector before we say so
+AGAIN_AFTER_S = 10.0  # before that is said again, and then twice as long each time
 KEEPALIVE_AFTER_S = 60
 OUT_BATCH_SIZE = 8192  # bytes that libzmq writes at once, beyond what it counts as queued
 HANDSHAKE_S = 31.0  # a second more than ZMQ_HANDSHAKE_IVL
@@ -108,6 +151,7 @@ RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
 SHIPPER_SIZE = 16  # bytes of the id that a process, or a file of a spool, has
 SHORTEST_INTERVAL_S = 0.001
+OPEN_FILES = 20  # with standard descriptors open; each connection takes one more
 LARGEST_INT = 2**31 - 1  # of C, which libzmq's options have
 
 
@@ -281,7 +325,7 @@ class LineSplitter:
         self.has_cut = False
         self._max_line = max_line
         self._tail: list[bytes] = []  # the beginning of a line whose end has not come yet
-        self._tail_size = 0
+        self.tail_size = 0
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the stream, return the lines that are whole now."""
@@ -293,18 +337,18 @@ class LineSplitter:
                 lines = lines.replace(b"\r\n", b"\n")
             if 0 < self._max_line < len(lines):
                 lines = self._cut(lines)
-            self._tail, self._tail_size = [], 0
+            self._tail, self.tail_size = [], 0
         if end < len(data):
             self._tail.append(data[end:])
-            self._tail_size += len(data) - end
-            if 0 < self._max_line < self._tail_size:
+            self.tail_size += len(data) - end
+            if 0 < self._max_line < self.tail_size:
                 lines += self._cut_tail()
         return lines
 
     def end(self) -> bytes:
         """Return the last line, which has no line end."""
         tail = b"".join(self._tail)
-        self._tail, self._tail_size = [], 0
+        self._tail, self.tail_size = [], 0
         return self._cut(tail + b"\n") if tail else b""
 
     def _cut(self, lines: bytes) -> bytes:
@@ -321,7 +365,7 @@ class LineSplitter:
         *cut, rest = pieces(tail[: len(tail) - len(undecided)], self._max_line)
         self.has_cut = self.has_cut or bool(cut)
         self._tail = [rest + undecided]
-        self._tail_size = len(self._tail[0])
+        self.tail_size = len(self._tail[0])
         return b"".join(piece + b"\n" for piece in cut)
 
 
@@ -402,13 +446,13 @@ class Stdin:
 
     It is made non-blocking and watched by an edge-triggered epoll (epoll(7)), or read at the ticks
     of Gathering. O_NONBLOCK belongs to the open file, which others may share: `close()` puts it
-    back. A terminal is shared with the shell and with stdout, so that one is opened anew, and if
-    that is not allowed, stays blocking and is asked before each read. epoll refuses what is always
-    ready, such as a regular file, with EPERM.
+    back. A terminal is shared with the shell and with stdout, so that one is opened anew,
+    and if that is not allowed, stays blocking and is asked before each read. epoll refuses what is
+    always ready, such as a regular file, with EPERM.
     """
 
     def __init__(self, on_ready: Callable[[], None], gather_s: float = 0.0) -> None:
-        """`on_ready` is called when there is something to read; `gather_s`: see Gathering.
+        """`on_ready` is called when there is something to read; `gather_s`: see --gather.
 
         Raises OSError where descriptor 0 cannot be read.
         """
@@ -424,7 +468,10 @@ class Stdin:
         self.file_size = status.st_size if stat.S_ISREG(status.st_mode) else None
         self.started_at = time.monotonic()
         self.taken = 0  # bytes read
+        self.left = ""  # words for what was not read, when it is closed; "": nothing that we know
         self._allowance = math.inf  # bytes that may still be read
+        self._ends_by = math.inf  # when it is to end
+        self._mid_line = self._at_end = False
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._empty = False  # nothing to read until we are woken
         self._hung_up = False  # and nobody will wake us again
@@ -453,10 +500,11 @@ class Stdin:
         if not self._terminal:
             fcntl.fcntl(0, fcntl.F_SETFL, self._flags | os.O_NONBLOCK)
 
-    def close(self) -> None:
+    def close(self, unused: int = 0) -> None:
         """Put the flags of the open file back, and let go of it; may be called again.
 
-        Who goes on writing into a pipe must learn that nobody reads it any more.
+        `unused` bytes were read of a line whose end was not. Who goes on writing into a pipe must
+        learn that nobody reads it any more.
         """
         if self._epoll.closed:
             return
@@ -467,22 +515,25 @@ class Stdin:
         elif self._fd:
             os.close(self._fd)
         nothing = os.open(os.devnull, os.O_RDONLY)
+        self.left = self._words_for_left(unused)  # just before: who writes may write on until then
         os.dup2(nothing, 0)
         os.close(nothing)
 
     async def read(self) -> bytes:
         """Wait for input; return what is there, b"" at the end. Raises OSError."""
-        while self._allowance:
-            if self._empty:
-                if self._allowance < math.inf:
-                    break
+        while self._allowance or await self._holds_more():
+            if self._empty and self._allowance == math.inf:
                 await self._until_ready()
             else:
                 await asyncio.sleep(0)  # there may be more: let others have their turn
+            if not self._allowance:  # it was told to end meanwhile
+                continue
             try:
                 data = self._unread or self.read_now()
             except BlockingIOError:
                 self._empty = True
+                if self._ends_by < math.inf:
+                    break
                 continue
             except OSError:
                 if self._terminal:  # EIO: it has hung up
@@ -490,6 +541,7 @@ class Stdin:
                 raise
             self._unread = b""
             self._allowance -= len(data)
+            self._mid_line = not data.endswith(b"\n")
             self._count_wake_up()
             self._gathering.took(data)
             return data
@@ -502,6 +554,7 @@ class Stdin:
         size = int(min(READ_SIZE, self._allowance))
         count = os.readv(self._fd, [self._buffer[:size]])
         self.taken += count
+        self._at_end = not count
         return bytes(self._buffer[:count])
 
     def give_back(self, data: bytes) -> None:
@@ -532,12 +585,37 @@ class Stdin:
             self._rest_s = pause_s
             self._empty = True
 
-    def finish(self) -> None:
-        """Let the input end, after what a pipe, socket or terminal holds at this moment."""
-        self._allowance = 0 if self.always_ready or self._epoll.closed else self.held()
+    def finish(self, by: float) -> None:
+        """Let the input end: after what a pipe, socket or terminal holds; if it is in the middle of
+        a line, when that has ended; `by` then, in the time of the event loop, at the latest.
+        """
+        self._ends_by = by if not (self.always_ready or self._epoll.closed) else 0.0
+        self._allowance = self.held() if self._ends_by else 0
         self._allowance += len(self._unread)
         self._empty = False
         self._wake()
+
+    async def _holds_more(self) -> bool:
+        """Whether there is more to read before it ends: the end of a line, or all there can be."""
+        while (left_s := self._ends_by - self._loop.time()) > 0:
+            self._allowance = self.held() if self._mid_line or self._hung_up else 0
+            if self._allowance or self._hung_up or self._terminal or not self._mid_line:
+                break
+            timer = self._loop.call_later(left_s, self._wake)
+            await self._until_ready()
+            timer.cancel()
+        return self._allowance > 0
+
+    def _words_for_left(self, unused: int) -> str:
+        if self._at_end or self._terminal:  # typed lines are for the shell
+            return ""
+        if self.always_ready:
+            at = self.taken if self.file_size is None else os.lseek(0, 0, os.SEEK_CUR)
+            total = self.file_size or math.inf
+            at -= unused
+            return f"standard input was read up to byte {at} of {total}" if at < total else ""
+        held = self.held()
+        return f"{held} bytes of standard input came too late to be read" if held else ""
 
     async def _until_ready(self) -> None:
         rest_s, self._rest_s = self._rest_s, 0.0
@@ -606,9 +684,14 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
     except OSError as error:
         say(f"cannot read standard input: {error.strerror}")
         complete = False
+    except asyncio.CancelledError:  # nobody tries any longer
+        if splitter.tail_size and not stdin.always_ready:
+            say(f"gave up {splitter.tail_size} bytes of a line that has not ended")
+        return False
     finally:
-        stdin.close()
-    await backlog.put(splitter.end())
+        stdin.close(splitter.tail_size)
+    if not (stdin.always_ready and stdin.left):  # else one can go on there at the line's beginning
+        await backlog.put(splitter.end())
     await backlog.end()
     return complete
 
@@ -619,16 +702,9 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
 class Sendable(Protocol):
     """What a backlog gives to who sends: the messages of a chunk, each of up to `batch` events."""
 
-    number: int
-    """Its place among those of its shipper, from 1 up; 0 while nobody has taken it."""
-
-    @property
-    def batch(self) -> int:
-        """Events in a message; in the last one, at most."""
-
-    @property
-    def size(self) -> int:
-        """Bytes, as the limit of a backlog counts them."""
+    number: int  # its place among those of its shipper, from 1 up; 0: nobody has taken it
+    batch: int  # events in a message; in the last one, at most
+    size: int  # bytes, as the limit of a backlog counts them
 
     def messages(self) -> list[bytes]:
         """What is sent."""
@@ -647,10 +723,11 @@ class CannotKeep(Exception):
 class Chunk:
     """Whole lines, each ended by LF, that are sent together; a Sendable."""
 
-    __slots__ = ("_count", "_form", "_parts", "number", "read_at_ms", "size")
+    __slots__ = ("_count", "_form", "_parts", "batch", "number", "read_at_ms", "size")
 
     def __init__(self, form: EventFormat, lines: bytes, read_at_ms: int) -> None:
         self.number = 0  # of a chunk that somebody took
+        self.batch = form.batch  # events in a message; in the last one, at most
         self._form = form
         self._parts = [lines]
         self._count = 0  # events; 0 until somebody asks, which takes time
@@ -668,11 +745,6 @@ class Chunk:
     def messages(self) -> list[bytes]:
         """What is sent."""
         return self._form.messages(b"".join(self._parts), self.read_at_ms)
-
-    @property
-    def batch(self) -> int:
-        """Events in a message; in the last one, at most."""
-        return self._form.batch
 
     def text(self) -> bytes:
         """The messages in one piece, with LF between them; if it is one, it may have any bytes."""
@@ -904,6 +976,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         # who has not made one in time is cut off, so that who is still there then is a collector.
         self.connections: dict[int, tuple[str, asyncio.TimerHandle]] = {}
         self.met_collector = asyncio.Event()  # set for good by the first
+        self.on_change: Callable[[bool], None] = lambda is_there: None  # a collector, or none is
         self._watermarks = {"high": options.high_water, "low": options.low_water}
         self._sndhwm: int = options.sndhwm
         self._bind: list[str] = options.bind
@@ -1061,20 +1134,26 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
 
     def event_received(self, event: Any) -> None:
         if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self.met_collector.set()
+            self._met()
             for _, old_enough in self.connections.values():
                 old_enough.cancel()
         elif event.event == zmq.EVENT_DISCONNECTED:
             _, old_enough = self.connections.pop(event.value)
             old_enough.cancel()
+            if not self.connections:
+                self.on_change(False)
             # libzmq gives up for good on a peer that was not what it should be, without a word.
             # To connect anew costs nothing where libzmq holds nothing for who is not there.
             if self._immediate or not self.met_collector.is_set():
                 wait_s = RECONNECT_MAX_MS / 1000
                 self._loop.call_later(wait_s, self._connect_again, event.endpoint)
         else:
-            old_enough = self._loop.call_later(HANDSHAKE_S, self.met_collector.set)
+            old_enough = self._loop.call_later(HANDSHAKE_S, self._met)
             self.connections[event.value] = (event.endpoint, old_enough)
+
+    def _met(self) -> None:
+        self.met_collector.set()
+        self.on_change(True)
 
     def _connect_again(self, endpoint: str) -> None:
         standing = [connected for connected, _ in self.connections.values()]
@@ -1166,9 +1245,9 @@ class Ending:
 
     def _end_input(self) -> None:
         self._backlog.lift_limit()
-        self._stdin.finish()
-        # What was read may have to wait, for rsyslog's answer or for a disk: not for ever.
         grace_ends_at = self._signalled_at + GRACE_AFTER_SIGNAL_S
+        self._stdin.finish(grace_ends_at)
+        # What was read may have to wait, for rsyslog's answer or for a disk: not for ever.
         self._loop.call_at(grace_ends_at + LAST_HANDOVER_S, self.give_up)
 
     def _set_timer(self) -> None:
@@ -1186,30 +1265,8 @@ class Ending:
             self.gave_up.set_result(None)
 
 
-def tell(text: str, descriptor: int = 1) -> bool:
-    """Write `text` and LF; whether that worked, or nobody wants to know (EPIPE)."""
-    try:
-        os.write(descriptor, f"{text}\n".encode())
-    except BrokenPipeError:
-        pass
-    except OSError as error:
-        say(f"cannot write to standard output: {error.strerror}")
-        return False
-    return True
-
-
-def repeat(show: Callable[[], None], interval_s: float) -> None:
-    """Call `show` each `interval_s` seconds."""
-
-    def again() -> None:
-        show()
-        repeat(show, interval_s)
-
-    asyncio.get_running_loop().call_later(interval_s, again)
-
-
 class Report:
-    """Tells how far things are: counters, what is waited for, and how it ended."""
+    """Tells what is waited for, and how it ended; on demand, how things are."""
 
     def __init__(
         self, options: argparse.Namespace, stdin: Stdin, backlog: Backlog, link: Link
@@ -1218,33 +1275,65 @@ class Report:
         self._stdin = stdin
         self._backlog = backlog
         self._link = link
+        self._where = " ".join(options.connect + options.bind)
+        self._alone = False  # there is no collector, and we have said so
+        self._timer: asyncio.TimerHandle | None = None  # until something is said
+        self._later = asyncio.get_running_loop().call_later
+        link.on_change = self._link_changed
+        self._link_changed(False)
+
+    def _link_changed(self, is_there: bool) -> None:
+        """A collector is there: say so if it was missed; or none is: say so after a while."""
+        if is_there and self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if is_there and self._alone:
+            self._alone = False
+            say_state(f"connected; {self._backlog.waiting()} messages wait")
+        elif not (is_there or self._timer):
+            self._timer = self._later(ALONE_AFTER_S, self._say_alone, AGAIN_AFTER_S)
+
+    def _say_alone(self, again_s: float) -> None:
+        self._alone = True
+        waiting = self._backlog.waiting()
+        say_state(f"no collector at {self._where}; {waiting} messages wait{self._backlog.place()}")
+        self._timer = self._later(again_s, self._say_alone, 2 * again_s)
+
+    def input_ended(self) -> None:
+        """From now on that is what is told, again and again, until the end."""
+        self._link.on_change = lambda is_there: None
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._later(NOTICE_AFTER_S, self._say_ended, AGAIN_AFTER_S)
 
     def counters(self) -> None:
         """Say the counters on stderr."""
-        backlog, waiting = self._backlog, self._backlog.waiting()
-        say(
-            f"{time.monotonic() - self._stdin.started_at:.1f}s: {backlog.sent + waiting} messages "
-            f"read, {backlog.sent} handed over, {waiting} waiting "
-            f"({backlog.size} bytes{backlog.place()}), {len(self._link.connections)} connected"
-        )
+        try:
+            part("counters").say_counters(self._stdin, self._backlog, self._link)
+        except ImportError as missing:
+            say(f"no counters: {missing}")
 
     def undelivered(self) -> int:
         """Messages that may not have arrived, at most: libzmq does not tell what it holds."""
         backlog = self._backlog
         return backlog.waiting() - backlog.unanswered + self._link.held(backlog.sent)
 
-    def waiting(self) -> None:
-        """Say that the input has ended, and what keeps us."""
-        where = " ".join(self._options.connect + self._options.bind)
+    def _say_ended(self, again_s: float) -> None:
         what = self._link.waits(self.undelivered(), self._backlog.place())
-        say(f"the input has ended; {what} {where}")
+        hint = "; --linger SECONDS would end that" if again_s > AGAIN_AFTER_S else ""
+        say(f"the input has ended; {what} {self._where}{hint}")
+        self._timer = self._later(again_s, self._say_ended, 2 * again_s)
 
     def summary(self) -> None:
         """Tell on stdout how many messages went out, and in which time."""
         backlog = self._backlog
         ms = ((backlog.last_sent_at or time.monotonic()) - self._stdin.started_at) * 1000
-        text = f"Processed {backlog.sent} messages in {ms:.4f}ms. Tagged with @pid:{os.getpid()}"
-        tell(text, 2 if self._options.omprog else 1)
+        text = f"Processed {backlog.sent} messages in {ms:.4f}ms. Tagged with @pid:{os.getpid()}\n"
+        try:
+            offer(text.encode(), 2 if self._options.omprog else 1)
+        except OSError as error:
+            if error.errno != errno.EPIPE:  # else nobody wants to know
+                say(f"cannot write to standard output: {error.strerror}")
 
 
 async def ship(options: argparse.Namespace) -> int:
@@ -1268,7 +1357,7 @@ async def ship(options: argparse.Namespace) -> int:
     loop.add_signal_handler(signal.SIGUSR1, report.counters)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if options.stats:
-        repeat(report.counters, options.stats)
+        part("counters").repeat(report.counters, options.stats)
     live_line = None
     if options.progress and os.isatty(2):
         live_line = part("progress").LiveLine(stdin, backlog, options.spool)
@@ -1285,7 +1374,7 @@ async def ship(options: argparse.Namespace) -> int:
 
     def input_ended(_: asyncio.Task[bool]) -> None:
         ending.input_ended()
-        loop.call_later(NOTICE_AFTER_S, report.waiting)
+        report.input_ended()
         if backlog.unanswered and not link.met_collector.is_set():
             ending.give_up()  # rsyslog has gone, and will give what it has to the next program
 
@@ -1305,6 +1394,9 @@ async def ship(options: argparse.Namespace) -> int:
     if not options.quiet:
         report.summary()
     all_read = reading.cancelled() or reading.result()
+    if stdin.left and not options.omprog:
+        say(stdin.left)
+        all_read = False
     return 1 if lost or not all_read else 0
 
 
@@ -1342,7 +1434,7 @@ def read_text(word: str) -> str:
 def read_field(word: str) -> tuple[str, str]:
     """`NAME=VALUE`. Raises ValueError."""
     name, equals, value = read_text(word).partition("=")
-    if not (name and equals) or name in RESERVED_FIELDS:
+    if not (name and equals) or name in RESERVED_FIELDS or name[0] in "\"'":
         raise ValueError(word)
     return name, value
 
@@ -1442,6 +1534,9 @@ class Parser(argparse.ArgumentParser):
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         """What the command line says, else the environment, else the defaults."""
         said = dict(self._default_of)
+        for name in os.environ:
+            if name.startswith(self._prefix) and name not in self._actions_of:
+                say(f"environment variable {name} names no option (--help tells which there are)")
         for variable, action in self._actions_of.items():
             self._place = f"environment variable {variable}: "
             said.update(vars(self.parse_args(self._words(action, os.environ.get(variable, "")))))
@@ -1511,7 +1606,7 @@ def build_parser(description: str) -> Parser:
         lambda word: math.inf if word == "-1" else float(word), "a number of seconds, or -1", 0
     )
     gather = checked(float, "a number of seconds from 0 up", 0, LARGEST_INT)
-    field = checked(read_field, f"NAME=VALUE with a NAME other than {', '.join(RESERVED_FIELDS)}")
+    field = checked(read_field, f"NAME=VALUE, unquoted; NAME not {', '.join(RESERVED_FIELDS)}")
     switch: dict[str, Any] = {"action": "store_true", "default": False}
 
     parser = Parser(description, "ZMQPUSH_")
@@ -1564,6 +1659,7 @@ def build_parser(description: str) -> Parser:
     option("--ack", **switch, part="dealer",
            help="acknowledged delivery, to zmqpull.py --ack; --connect only")
     option("--stats", metavar="SECONDS", type=INTERVAL, default=0.0,
+           part="counters",
            help="counters on stderr that often; SIGUSR1 asks for them at once")
     option("--progress", **switch, part="progress",
            help="a live line on stderr, if that is a terminal (needs tqdm)")
@@ -1610,6 +1706,10 @@ def main() -> None:
     # and asks for it again (mallopt(3), M_MMAP_THRESHOLD), which takes a tenth of the time.
     bytes(LARGE_BLOCK)
     options = parse_options(build_parser(__doc__.partition("\n")[0]), sys.argv[1:])
+    free = os.sysconf("SC_OPEN_MAX") - len(os.listdir("/proc/self/fd"))
+    needed = OPEN_FILES + len(options.connect + options.bind)
+    if free < needed:  # libzmq would abort
+        fail(f"{needed} more files must be opened, and only {free} can be: raise ulimit -n")
     status = asyncio.run(ship(options))
     os._exit(status)  # what libzmq may still hold is given up: do not wait for its threads
 

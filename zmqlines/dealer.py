@@ -148,6 +148,7 @@ class AckLink(Link):
         for _, old_enough in self.connections.values():  # libzmq does not tell that it closes them
             old_enough.cancel()
         self.connections.clear()
+        self.on_change(False)
         self._endpoint = next(self._endpoints)
         self.connect(self._endpoint)
 

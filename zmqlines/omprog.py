@@ -22,6 +22,7 @@ from zmqlines.finished import Finished
 from zmqpush import Backlog, CannotKeep, EventFormat, Link, Stdin
 
 STILL_WORKING_S = 2.0  # rsyslog's confirmTimeout is 10 s
+HALF_S = 3.0  # after so long half a message is told
 MARKS = ["BEGIN TRANSACTION", "COMMIT TRANSACTION"]  # rsyslog's defaults
 
 
@@ -234,19 +235,40 @@ class Messages:
     def __init__(self, stdin: Stdin, omprog: Omprog) -> None:
         self._stdin = stdin
         self._omprog = omprog
+        self._told = False  # that half a message has waited
+        self._half: asyncio.TimerHandle | None = None  # until that is told
 
     async def next(self) -> bytes:
         """Wait for a message that could not be answered at once; b"" at the end. Raises OSError."""
         stdin = self._stdin
-        parts = []
+        parts: list[bytes] = []
         stdin.hook = self._was_answered
         while data := await stdin.read():
             stdin.hook = None
             parts.append(data)
             if data.endswith(b"\n") and not stdin.held():
                 stdin.is_drained()  # to see that by reading would take a turn
+                self._half_waits(0)
                 return b"".join(parts)
+            self._half_waits(sum(map(len, parts)))
+        self._half_waits(0)
         return b""
+
+    def _half_waits(self, size: int) -> None:
+        """So many bytes of a message wait for its end: if none comes, say so, once; 0: no more."""
+        if self._half:
+            self._half.cancel()
+        self._half = None
+        if size and not self._told:
+            loop = asyncio.get_running_loop()
+            self._half = loop.call_later(HALF_S, self._say_half, size)
+
+    def _say_half(self, size: int) -> None:
+        self._told = True
+        zmqpush.say(
+            f"{size} bytes have waited for the end of a message for {HALF_S:.0f} s: "
+            'does rsyslog\'s template end with "\\n"?'
+        )
 
     def _was_answered(self) -> bool:
         """Whether what there is to read is a message in one piece, and was answered at once."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from typing import Any
 
 import zmqpush
+from zmqlines.counters import repeat
 
 
 def check(options: argparse.Namespace) -> None:
@@ -15,6 +17,21 @@ def check(options: argparse.Namespace) -> None:
         import tqdm  # noqa: F401
     except ImportError as missing:
         raise ValueError(f"--progress: {missing}; install tqdm") from None
+
+
+class Screen:
+    """stderr, a terminal, for tqdm: what does not fit is dropped, and not waited for."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # it has hung up
+            zmqpush.offer(text.encode(), self.fileno())
+
+    def flush(self) -> None: ...
+
+    def fileno(self) -> int:
+        return 2
 
 
 class LiveLine:
@@ -32,7 +49,7 @@ class LiveLine:
     def begin(self) -> None:
         """Show it, and bring it up to date from now on."""
         self._update()
-        zmqpush.repeat(self._update, self.INTERVAL_S)
+        repeat(self._update, self.INTERVAL_S)
 
     def end(self) -> None:
         """Show the last state, and leave it there."""
@@ -45,7 +62,9 @@ class LiveLine:
         backlog, stdin = self._backlog, self._stdin
         if self._bar is None:
             total = stdin.file_size
-            self._bar = tqdm.tqdm(total=total, unit="B", unit_scale=True, dynamic_ncols=True)
+            self._bar = tqdm.tqdm(
+                total=total, unit="B", unit_scale=True, dynamic_ncols=True, file=Screen()
+            )
         rate = backlog.sent / max(time.monotonic() - stdin.started_at, 1e-9)
         waiting = backlog.waiting()
         self._bar.set_postfix_str(f"{backlog.sent} lines, {rate:.0f}/s, {waiting} waiting", False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -48,4 +49,11 @@ def main() -> None:
         "--all", action="store_true", default=False, help="also what libzmq and the kernel hold"
     )
     options = zmqpush.parse_options(parser, sys.argv[1:])
-    sys.exit(0 if zmqpush.tell("\n".join(asyncio.run(watermarks(options)))) else 1)
+    lines = asyncio.run(watermarks(options))
+    try:
+        os.write(1, "".join(f"{line}\n" for line in lines).encode())
+    except BrokenPipeError:  # nobody wants to know
+        return
+    except OSError as error:
+        zmqpush.say(f"cannot write to standard output: {error.strerror}")
+        sys.exit(1)

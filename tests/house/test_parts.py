@@ -32,6 +32,7 @@ PARTS = {
     "--ack": ["--ack"],
     "--format": ["--format", "json"],
     "--progress": ["--progress"],
+    "--stats": ["--stats", "9"],
 }
 FLAGS = pytest.mark.parametrize("flags", [[], ["-I"]], ids=["", "-I"])
 
@@ -93,7 +94,7 @@ def test_help_works_alone_and_names_all_options(alone: Path) -> None:
 
 def test_everything_else_works_alone(alone: Path, collector: Collector) -> None:
     options = ["-f", "a=b", "--timestamp", "--batch=5", "--max-line=1k", "--queue-limit=1M"]
-    options += ["--gather=0", "--stats=9", "--linger=9", "--sndhwm=10", "--high-water=1M"]
+    options += ["--gather=0", "--linger=9", "--sndhwm=10", "--high-water=1M"]
     result = run(["zmqpush.py", "app", *options, "-c", collector.endpoint], alone, b"x\n" * 7)
     assert (result.status, result.processed, result.stderr) == (0, 7, "")
     first, second = collector.events(2)

@@ -182,3 +182,21 @@ def test_file_is_one_message_and_ends(tmp_path: Path, collector: Collector, ship
         result = ship("--omprog", "-c", collector.endpoint, stdin=file).finish()
     assert (result.status, result.stdout.splitlines()[:2]) == (0, ["OK", "OK"])
     assert collector.texts(1) == ["one\ntwo"]
+
+
+def test_half_a_message_that_waits_is_told_once(
+    dialogue: Callable[..., Dialogue], collector: Collector
+) -> None:
+    """rsyslog's template lacks its line end: then no message ever ends."""
+    rsyslog = dialogue("--connect", collector.endpoint)
+    rsyslog.tell(b"no end")
+    assert rsyslog.shipper.read_stderr_line() == (
+        "zmqpush.py: 6 bytes have waited for the end of a message for 3 s: "
+        'does rsyslog\'s template end with "\\n"?\n'
+    )
+    rsyslog.tell(b" yet\n")
+    assert rsyslog.answer() == "OK"
+    assert collector.texts(1) == ["no end yet"]
+    rsyslog.tell(b"again")
+    result = rsyslog.finish()
+    assert "waited" not in result.stderr

@@ -60,6 +60,16 @@ def handmade(endpoint: str) -> Iterator[HandmadePull]:
 
 
 @pytest.fixture
+def pub() -> Iterator[str]:
+    """The endpoint of a PUB socket."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.PUB)
+    socket.bind("tcp://127.0.0.1:*")
+    yield socket.getsockopt_string(zmq.LAST_ENDPOINT)
+    context.destroy(linger=0)
+
+
+@pytest.fixture
 def pull_from() -> Iterator[PullFrom]:
     """Makes PULL sockets that connect."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

@@ -151,6 +151,21 @@ def test_a_bad_value_names_its_variable(
     assert value.split()[-1].strip("'\"") in said
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_variable_that_names_no_option_is_told_once(program: str, ship: Ship) -> None:
+    """It may be a typo, and the logs go elsewhere."""
+    prefix = "ZMQPULL_" if program == "zmqpull.py" else "ZMQPUSH_"
+    variables = {f"{prefix}CONECT": "tcp://a:1", "OTHER_CONECT": "x", f"{prefix}QUIET": "yes"}
+    arguments = ["-b", "tcp://192.0.2.1:1"] if program == "zmqpull.py" else []
+    linger = ["--linger", "0"] if program == "zmqpush.py" else []
+    result = ship(*arguments, *linger, program=program, env={**os.environ, **variables}).finish()
+    told = [line for line in result.stderr.splitlines() if "variable" in line]
+    assert told == [
+        f"{program}: environment variable {prefix}CONECT names no option "
+        "(--help tells which there are)"
+    ]
+
+
 @pytest.mark.parametrize(
     "endpoint",
     [
@@ -213,7 +228,10 @@ def test_what_is_no_number_or_out_of_range_is_refused(
         assert repr(value) in said
 
 
-@pytest.mark.parametrize("field", ["", "a", "=", "=b", "message=x", "type=x", "@pid=1", "type="])
+@pytest.mark.parametrize(
+    "field",
+    ["", "a", "=", "=b", "message=x", "type=x", "@pid=1", "type=", '"a=b"', "'a=b'", '"a b"=c'],
+)
 def test_a_field_without_a_name_of_its_own_is_refused(field: str, capfd: Capture) -> None:
     said = refused_here([f"--field={field}"], capfd)
     assert "--field" in said

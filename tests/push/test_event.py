@@ -97,7 +97,7 @@ def test_a_batch_of_one_line_is_an_array_too() -> None:
 def test_type_and_fields_may_hold_any_text(
     line: bytes, logtype: str, name: str, value: str
 ) -> None:
-    name = name.replace("=", "") + "_"  # neither empty nor one of ours
+    name = name.replace("=", "").lstrip("\"'") + "_"  # neither empty, quoted nor one of ours
     sent = message(line, f"--field={name}={value}", "--", logtype)
     assert sent == reference(line, {"type": logtype or "syslog", "@pid": PID, name: value})
 

@@ -7,11 +7,15 @@ bytes in memory (VmRSS).
 from __future__ import annotations
 
 import os
+import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import zmqpush
+from tests.push.command_line import refused
 from tests.push.peers import HandmadePull
 from tests.support.aliases import Ship
 from tests.support.collector import Collector
@@ -138,3 +142,29 @@ def test_queue_limit_holds_the_writer_back_and_lets_it_go_on(
     assert set(received[len(begin) :]) == {rest[:-1]}
     result = shipper.finish()
     assert (result.status, result.processed, result.stderr) == (0, len(received), "")
+
+
+@pytest.mark.parametrize("limit", [6, 8, 10, 12, 16, 20])
+def test_too_few_descriptors_are_told_in_one_line(
+    limit: int, collector: Collector, ship: Ship
+) -> None:
+    """libzmq would abort, or Python give a traceback."""
+    limits = (limit, limit)
+    result = ship(
+        *("-c", collector.endpoint),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits),
+    ).finish(b"x\n")
+    assert re.fullmatch(
+        r"\d+ more files must be opened, and only -?\d+ can be: .+", refused(result)
+    )
+
+
+def test_as_many_descriptors_as_it_asks_for_are_enough(collector: Collector, ship: Ship) -> None:
+    limits = (4 + zmqpush.OPEN_FILES + 1, 4 + zmqpush.OPEN_FILES + 1)  # /proc/self/fd is one
+    shipper = ship(
+        *("-c", collector.endpoint),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits),
+    )
+    result = shipper.finish(b"x\n")
+    assert (result.status, result.stderr) == (0, "")
+    assert collector.texts(1) == ["x"]

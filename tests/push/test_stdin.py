@@ -125,7 +125,7 @@ async def gather(own_pipe: int) -> None:
         await asyncio.sleep(0.001)  # let it wait for the next one
         assert len(taker.puts) < 1000, "they do not gather"
     assert stdin._gathering.room == size_of(own_pipe)
-    stdin.finish()
+    stdin.finish(asyncio.get_running_loop().time())
     await queuing
 
 

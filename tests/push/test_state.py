@@ -1,0 +1,74 @@
+"""A running shipper tells its state when that changes, and sparingly while it lasts."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.push.peers import StartPrinter
+from tests.support.aliases import Ship
+from tests.support.collector import Collector
+from tests.support.programs import Shipper
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+
+def told(shipper: Shipper) -> str:
+    """The next line of its state, without the time."""
+    line = shipper.read_stderr_line()
+    match = re.fullmatch(rf"zmqpush\.py: {TIME} (.+)\n", line)
+    assert match, line
+    return match[1]
+
+
+@pytest.mark.parametrize("options", [[], ["--ack"]])
+def test_no_collector_is_told_after_five_seconds_and_that_one_came(
+    options: list[str], endpoint: str, collect: Callable[..., Collector], ship: Ship
+) -> None:
+    begin = time.monotonic()
+    shipper = ship("-c", endpoint, *options)
+    shipper.write(b"one\ntwo\n")
+    assert told(shipper) == f"no collector at {endpoint}; 2 messages wait"
+    assert 5 < time.monotonic() - begin < 8
+    shipper.write(b"three\n")
+    assert told(shipper) == f"no collector at {endpoint}; 3 messages wait"
+    assert 15 < time.monotonic() - begin < 19, "sparingly"
+    if not options:
+        collector = collect(endpoint)
+        assert re.fullmatch(r"connected; \d messages wait", told(shipper))
+        assert collector.texts(3) == ["one", "two", "three"]
+
+
+def test_a_collector_that_goes_is_told(
+    endpoint: str, start_printer: StartPrinter, collector: Collector, ship: Ship
+) -> None:
+    printer = start_printer(endpoint)
+    shipper = ship("-c", printer.endpoint)
+    shipper.write(b"one\n")
+    printer.receive_until(b'{"message":"one","type":"syslog","@pid":%d}' % shipper.pid)
+    printer.kill()
+    assert told(shipper) == f"no collector at {printer.endpoint}; 0 messages wait"
+    start_printer(endpoint)
+    assert told(shipper) == "connected; 0 messages wait"
+    result = shipper.finish()
+    assert (result.status, result.stderr) == (0, "")
+
+
+def test_a_peer_that_takes_nothing_is_no_collector(ship: Ship, pub: str) -> None:
+    """Its connections come and go: that is no reason to wait for longer."""
+    shipper = ship("-c", pub)
+    assert told(shipper) == f"no collector at {pub}; 0 messages wait"
+
+
+def test_the_wait_at_the_end_of_input_is_told_again_with_what_would_end_it(
+    endpoint: str, ship: Ship
+) -> None:
+    shipper = ship("-c", endpoint)
+    shipper.write(b"one\n")
+    shipper.end_input()
+    said = f"zmqpush.py: the input has ended; 1 messages wait for a collector at {endpoint}"
+    assert shipper.read_stderr_line() == f"{said}\n"
+    assert shipper.read_stderr_line() == f"{said}; --linger SECONDS would end that\n"
