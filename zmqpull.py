@@ -37,25 +37,26 @@ except ImportError as missing:
 
 import argparse
 import asyncio
-import contextlib
 import functools
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from zmqlines import sinks
-from zmqlines.ack import Answer, Offer
+from zmqlines.ack import Answer, Offer, next_record
 from zmqlines.descriptors import allow_open_files
 from zmqlines.events import events_of
+from zmqlines.insisting import DeadLetters, Insisting
+from zmqlines.pid_file import PidFile
 from zmqlines.pull import Pull
 from zmqlines.router import Router
-from zmqlines.sinks.contract import Sink, Trouble
+from zmqlines.sinks.contract import Sink
+from zmqlines.words import readable
 
 DEFAULT_ENDPOINT = zmqpush.DEFAULT_ENDPOINT
 MOST_FRAMES = 2000  # that are taken at a time
 MOST_OFFERS = 100  # that are taken at a time
-RETRY_S = 1.0
 GRACE_AFTER_SIGNAL_S = 2.0
 LAST_WRITE_S = 0.5  # of these are for what is in hand: what comes may have no end
 
@@ -66,32 +67,37 @@ LAST_WRITE_S = 0.5  # of these are for what is in hand: what comes may have no e
 class Collector:
     """Takes what comes and gives it to all sinks, until it is stopped or has enough."""
 
-    def __init__(self, pull: Pull, sinks: list[Sink], limit: float) -> None:
+    def __init__(self, pull: Pull, sinks: list[Insisting], limit: float) -> None:
         self.events = 0  # that all sinks have
         self.bytes = 0
         self.in_hand = 0  # events that not all sinks have
         self.stopping = False
         self.has_enough = False
+        self.left_some = False  # in libzmq, which does not tell how much
         self._pull = pull
         self._sinks = sinks
         self._limit = limit
         self._started_at = time.monotonic()
+        self._beginning: list[asyncio.Future[None]] = []
         self._kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._kept.set_result(None)
 
     async def run(self) -> None:
         """Raises BrokenPipeError where nobody reads standard output any more."""
+        self._beginning = [asyncio.ensure_future(each.begin()) for each in self._sinks]
         router = self._pull if isinstance(self._pull, Router) else None
         while self._wants_more():
             taken = await (self._take_offers(router) if router else self._take())
             # What is not acknowledged, its shipper keeps: there it need not be taken first.
-            if self.stopping and (not taken or router):
+            if self.stopping and (router or not (taken or await self._pull.has_soon())):
                 break
             if taken:
                 await asyncio.sleep(0)  # let signals and timers have their turn
             elif self._wants_more():
                 await self._pull.wait()
         await self._kept
+        # What libzmq holds of senders that never cease is lost with us, and they do not know.
+        self.left_some = self.has_enough and not router and self._pull.has_more()
 
     def _wants_more(self) -> bool:
         return self.events < self._limit and not self.has_enough
@@ -110,7 +116,7 @@ class Collector:
             return
         self.in_hand = len(events)
         await together(
-            [insist(sink, functools.partial(sink.write, events)) for sink in self._sinks]
+            [each.insist(functools.partial(each.sink.write, events)) for each in self._sinks]
         )
         self.in_hand = 0
         self.events += len(events)
@@ -127,10 +133,21 @@ class Collector:
     async def _keep(self, router: Router, offers: list[Offer]) -> None:
         """Give `offers` to all sinks, and answer what all of them have."""
         self.in_hand = sum(len(offer.events) for offer in offers)
-        kept = await together(
-            [insist(sink, functools.partial(sink.keep, offers)) for sink in self._sinks]
-        )
+        if self.events + self.in_hand <= self._limit:
+            await self._keep_all(router, offers)
+        else:
+            for offer in offers:
+                if self.events + len(offer.events) <= self._limit:
+                    await self._keep_all(router, [offer])
+                elif await self._keep_beginning(router, offer):
+                    break
         self.in_hand = 0
+
+    async def _keep_all(self, router: Router, offers: list[Offer]) -> list[dict[bytes, int]]:
+        """Give `offers` to all sinks, and answer what all of them have; returns their records."""
+        kept = await together(
+            [each.insist(functools.partial(each.sink.keep, offers)) for each in self._sinks]
+        )
         for offer in offers:
             if offer.is_new:
                 self.events += len(offer.events)
@@ -138,6 +155,7 @@ class Collector:
         for peer, shipper in {(o.peer, o.shipper): None for o in offers if not o.last}:
             router.answer(peer, Answer(shipper, min(records[shipper] for records in kept)))
         await self._part(router, [offer for offer in offers if offer.last], kept)
+        return kept
 
     async def _part(
         self, router: Router, goodbyes: list[Offer], kept: list[dict[bytes, int]]
@@ -147,11 +165,32 @@ class Collector:
         gone = [bye.shipper for bye in goodbyes if left[bye.shipper] == bye.last]
         if gone:
             await together(
-                [insist(sink, functools.partial(sink.forget, gone)) for sink in self._sinks]
+                [each.insist(functools.partial(each.sink.forget, gone)) for each in self._sinks]
             )
         for bye in goodbyes:
             number = 0 if bye.shipper in gone else left[bye.shipper]
             router.answer(bye.peer, Answer(bye.shipper, number, is_farewell=True))
+
+    async def _keep_beginning(self, router: Router, offer: Offer) -> bool:
+        """Write as many events of a new chunk as are wanted; whether it was one.
+
+        It is not acknowledged, so that its shipper still has all of it.
+        """
+        question = Offer(offer.peer, offer.shipper, 0, 0, [])
+        records = [kept[offer.shipper] for kept in await self._keep_all(router, [question])]
+        lacking = [
+            each
+            for each, record in zip(self._sinks, records)
+            if record < offer.number == next_record(record, offer)
+        ]
+        if lacking:
+            events = offer.events[: int(self._limit - self.events)]
+            await together(
+                [each.insist(functools.partial(each.sink.write, events)) for each in lacking]
+            )
+            self.events += len(events)
+            self.bytes += sum(map(len, events))
+        return bool(lacking)
 
     def stop(self) -> None:
         """Let it end, with what is there."""
@@ -180,23 +219,6 @@ async def together(attempts: list[Coroutine[Any, Any, Got]]) -> list[Got]:
     return await asyncio.gather(*attempts)
 
 
-async def insist(sink: Sink, attempt: Callable[[], Awaitable[Got]]) -> Got:
-    """What `attempt` at `sink` gives when it succeeds, however long that takes."""
-    failing = False
-    while True:
-        try:
-            got = await attempt()
-            break
-        except Trouble as trouble:
-            if not failing:
-                zmqpush.say(f"{sink.name}: {trouble}; the senders have to wait")
-            failing = True
-            await asyncio.sleep(RETRY_S)
-    if failing:
-        zmqpush.say(f"{sink.name}: going on")
-    return got
-
-
 def make_pull(options: argparse.Namespace) -> Pull:
     """What the events come through. Raises OSError, whose `filename` is the endpoint."""
     ends = options.bind, options.connect, options.rcvhwm, options.max_message
@@ -204,17 +226,58 @@ def make_pull(options: argparse.Namespace) -> Pull:
 
 
 async def collect(options: argparse.Namespace) -> int:
-    """Collect until the end; returns the exit status."""
+    """Collect until the end, with a pid file if that is wanted; returns the exit status."""
     allow_open_files()  # a connection takes one
+    pid_file = lock_pid_file(options.pid_file) if options.pid_file else None
     try:
+        return await collect_with(pid_file, options)
+    finally:
+        if pid_file:
+            pid_file.remove()
+
+
+def lock_pid_file(path: str) -> PidFile:
+    """It, locked; ends the program where that cannot be."""
+    try:
+        return PidFile(path)
+    except OSError as error:
+        zmqpush.fail(f"--pid-file {readable(path)}: {error.strerror}")
+    except ValueError as error:
+        zmqpush.fail(f"--pid-file {readable(path)}: {error}")
+
+
+async def collect_with(pid_file: PidFile | None, options: argparse.Namespace) -> int:
+    """Open the sinks, collect until the end, close the sinks; returns the exit status."""
+    try:
+        letters = DeadLetters(options.dead_letter) if options.dead_letter else None
         kept_in = sinks.open_sinks(options)
+    except OSError as error:
+        zmqpush.fail(f"--dead-letter {readable(error.filename)}: {error.strerror}")
     except ValueError as error:
         zmqpush.fail(str(error))
     try:
+        return await collect_into(kept_in, letters, pid_file, options)
+    finally:
+        for sink in kept_in:
+            sink.close()
+
+
+async def collect_into(
+    kept_in: list[Sink],
+    letters: DeadLetters | None,
+    pid_file: PidFile | None,
+    options: argparse.Namespace,
+) -> int:
+    """Collect until the end; returns the exit status."""
+    try:
         pull = make_pull(options)
     except OSError as error:
-        zmqpush.fail(f"{error.filename}: {error.strerror}")
-    collector = Collector(pull, kept_in, options.n or math.inf)
+        zmqpush.fail(f"{readable(error.filename)}: {error.strerror}")
+    for asked, bound in pull.bound.items():
+        if asked.endswith(":*") or not options.quiet:
+            zmqpush.say(f"bound to {bound}")
+    insisting = [Insisting(sink, letters) for sink in kept_in]
+    collector = Collector(pull, insisting, options.n or math.inf)
     loop = asyncio.get_running_loop()
     gave_up = loop.create_future()
 
@@ -231,32 +294,45 @@ async def collect(options: argparse.Namespace) -> int:
             loop.call_later(GRACE_AFTER_SIGNAL_S, end)
 
     def reopen() -> None:
+        if letters:
+            letters.reopen()
         for sink in kept_in:
-            sink.reopen()
+            try:
+                sink.reopen()
+            except BrokenPipeError:
+                on_signal(signal.SIGTERM)
 
     loop.add_signal_handler(signal.SIGINT, on_signal, signal.SIGINT)
     loop.add_signal_handler(signal.SIGTERM, on_signal, signal.SIGTERM)
     loop.add_signal_handler(signal.SIGHUP, reopen)
     loop.add_signal_handler(signal.SIGUSR1, collector.counters)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if pid_file:
+        pid_file.write()
     if options.stats:
         zmqpush.repeat(collector.counters, options.stats)
     collecting = loop.create_task(collector.run())
     await asyncio.wait({collecting, gave_up}, return_when=asyncio.FIRST_COMPLETED)
-    if collecting.done():
-        with contextlib.suppress(BrokenPipeError):
+    delivered = collecting.done()
+    if delivered:
+        try:
             collecting.result()
-    lost = 0 if collecting.done() or options.ack else collector.in_hand
+        except BrokenPipeError:
+            delivered = False
+            zmqpush.say("nobody reads the output any more")
+    lost = 0 if delivered or options.ack else collector.in_hand
     if lost:
         zmqpush.say(
             f"gave up at most {lost} events that could not be written, "
             "and what libzmq held, which it does not tell"
         )
+    elif collector.left_some:
+        zmqpush.say("gave up what libzmq held, which it does not tell; the senders have not ended")
     if isinstance(pull, Router):
         pull.close()
     if not options.quiet:
         zmqpush.say(f"{collector.events} events written")
-    return 1 if lost else 0
+    return 1 if lost or collector.left_some else 0
 
 
 # ---- command line -----------------------------------------------------------------------------
@@ -275,6 +351,8 @@ def build_parser(description: str) -> zmqpush.Parser:
     option("-c", "--connect", metavar="ENDPOINT", type=zmqpush.CONNECT, default=[],
            help="connect to a sender that binds; repeatable")
     sinks.add_options(option)
+    option("--dead-letter", metavar="FILE", default="",
+           help="append what a sink can never take to FILE; without it, all waits")
     option("-n", metavar="N", type=zmqpush.COUNT, default=0, help="end after N events")
     option("--ack", action="store_true", default=False,
            help="acknowledged delivery, from zmqpush.py --ack; --bind only")
@@ -284,9 +362,12 @@ def build_parser(description: str) -> zmqpush.Parser:
            help="cut off who sends a larger message (ZMQ_MAXMSGSIZE); 0: no limit (64M)")
     option("--memory-limit", metavar="SIZE", type=size, default=64 * 1024**2,
            help="what all shippers together may have under way, with --ack; 0: no limit (64M)")
+    option("--pid-file", metavar="FILE", default="",
+           help="hold our pid in FILE, locked, from when we are ready until we end")
     option("--stats", metavar="SECONDS", type=zmqpush.INTERVAL, default=0.0,
            help="counters on stderr that often; SIGUSR1 asks for them at once")
-    option("-q", "--quiet", action="store_true", default=False, help="no count at the end")
+    option("-q", "--quiet", action="store_true", default=False,
+           help="no word at the start, and no count at the end")
     # fmt: on
     return parser
 
@@ -311,7 +392,20 @@ def main() -> None:
     """Run the program."""
     zmqpush.open_standard_descriptors()
     options = parse_options(build_parser(__doc__.partition("\n")[0]), sys.argv[1:])
-    os._exit(asyncio.run(collect(options)))  # without waiting for libzmq's threads
+    os._exit(run(collect(options)))  # without waiting for libzmq's threads
+
+
+def run(main: Coroutine[Any, Any, int]) -> int:
+    """What `main` gives. Whatever else is under way then is left alone.
+
+    asyncio.run() would cancel it, and wait until that has ended: of redis-py, before Python 3.12,
+    that may be never, and of a thread that waits for a disk as well.
+    """
+    try:
+        return asyncio.new_event_loop().run_until_complete(main)
+    except Exception:  # a bug
+        sys.excepthook(*sys.exc_info())
+        return 1
 
 
 if __name__ == "__main__":

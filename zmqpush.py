@@ -126,6 +126,8 @@ def find_house() -> None:
         spec = importlib.machinery.PathFinder.find_spec("zmqlines", [here])
         if not spec or not spec.loader or not spec.origin:
             raise ImportError(f"the folder zmqlines is needed beside {here}/zmqpush.py")
+        for name in [name for name in sys.modules if name.partition(".")[0] == "zmqlines"]:
+            del sys.modules[name]
         found = sys.modules["zmqlines"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(found)
     if found.__version__ != __version__:
@@ -335,7 +337,7 @@ class Gathering:
     WAKES = 16  # wake-ups, or ticks, after which the source is judged anew
     SHORTEST_S = 0.001  # epoll cannot wait less
     MOST_AT_A_TICK = 200_000  # bytes
-    MANY = 16 * 1024  # bytes at once: to count lines in so much takes time, and it is no trickle
+    MANY = 16 * 1024  # bytes at once, in which lines are counted: it takes time
 
     def __init__(self, longest_s: float) -> None:
         """`longest_s` 0: never."""
@@ -354,7 +356,7 @@ class Gathering:
     def took(self, data: bytes) -> None:
         """`data` was read."""
         self._size += len(data)
-        self._lines += data.count(b"\n") if len(data) < self.MANY else self.MANY
+        self._lines += data.count(b"\n", 0, self.MANY)
 
     def rested(self, pause_s: float) -> None:
         """Nothing could wake us for so long."""
@@ -429,6 +431,7 @@ class Stdin:
         self._unread = b""  # what was given back
         self._gathering = Gathering(gather_s)
         self._rest_s = 0.0  # before the next read
+        self._woken = False  # by the source, or after a rest, and not by a tick
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
         self._fd = 0
@@ -487,6 +490,7 @@ class Stdin:
                 raise
             self._unread = b""
             self._allowance -= len(data)
+            self._count_wake_up()
             self._gathering.took(data)
             return data
         return b""
@@ -519,7 +523,8 @@ class Stdin:
     def widen(self) -> None:
         """Let a pipe hold as much as a user may ask for: what fits is there all at once."""
         with contextlib.suppress(OSError):  # no pipe, or a smaller limit (pipe(7))
-            fcntl.fcntl(0, F_SETPIPE_SZ, PIPE_SIZE)
+            if fcntl.fcntl(0, F_GETPIPE_SZ) < PIPE_SIZE:
+                fcntl.fcntl(0, F_SETPIPE_SZ, PIPE_SIZE)
 
     def rest(self, pause_s: float) -> None:
         """Do not read for so long, if at all; what comes does not wake us."""
@@ -539,15 +544,16 @@ class Stdin:
         tick_s = self._gathering.pause_s(self._loop.time()) if self._gathering.is_on else 0.0
         if rest_s or tick_s:
             self._listen(False)
+            if self._ready.done():  # what came before is no reason to read sooner
+                self._ready = self._loop.create_future()
             timer = self._loop.call_later(max(rest_s, tick_s), self._wake)
             await self._ready
             timer.cancel()
-            if not tick_s:
-                self._gathering.rested(rest_s)
-                self._count_wake_up()
+            self._gathering.rested(0.0 if tick_s else rest_s)
         else:
             self._listen(True)
             await self._ready
+        self._woken = not tick_s
         self._ready = self._loop.create_future()
         self._empty = False
 
@@ -566,12 +572,12 @@ class Stdin:
         for _, event in events:
             self._hung_up |= bool(event & (select.EPOLLHUP | select.EPOLLRDHUP))
         if events or self._unread:
-            self._count_wake_up()
             self._wake()
             self._on_ready()
 
     def _count_wake_up(self) -> None:
-        if not self._gathering.is_on and self._gathering.woken(self._loop.time()):
+        woken, self._woken = self._woken, False
+        if woken and not self._gathering.is_on and self._gathering.woken(self._loop.time()):
             self.widen()
             with contextlib.suppress(OSError):  # no pipe
                 self._gathering.room = fcntl.fcntl(0, F_GETPIPE_SZ)
@@ -594,7 +600,8 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
             if splitter.has_cut and not warned:
                 warned = True
                 say("a line is longer than --max-line; such lines are sent in pieces")
-            await backlog.room()
+            with contextlib.suppress(CannotKeep):  # the next put() says so, and waits
+                await backlog.room()
             stdin.rest(backlog.rest_s())
     except OSError as error:
         say(f"cannot read standard input: {error.strerror}")
@@ -690,7 +697,8 @@ class Backlog:
 
     `limit` (bytes; 0: none) is the one signal that goes upstream: while so much waits, `room()`
     does not return, stdin is not read, and whoever writes there is held back.
-    A part that keeps lines elsewhere is a subclass; its methods may raise CannotKeep where it says.
+    A part that keeps lines elsewhere is a subclass, with all that zmq_pusher and stdin_queuer call
+    its own, but for the limit; its methods may raise CannotKeep where it says.
     """
 
     grace_s = GRACE_AFTER_SIGNAL_S  # how long to deliver after a signal
@@ -769,7 +777,7 @@ class Backlog:
         return 0.0
 
     async def room(self) -> None:
-        """Wait until less than the limit waits."""
+        """Wait until less than the limit waits. May raise CannotKeep."""
         while self.limit and self.size >= self.limit:
             self._room.clear()
             await self._room.wait()
@@ -992,10 +1000,6 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         except zmq.Again:
             return False
         return True
-
-    def send_now(self, message: bytes) -> bool:
-        """Hand `message` to libzmq, if it takes it now."""
-        return self.met_collector.is_set() and self.send(iter((message,)))
 
     async def send_later(self, refused: bytes) -> None:
         """Leave a message that libzmq has refused to the transport; return when it is sent."""
@@ -1308,6 +1312,7 @@ async def ship(options: argparse.Namespace) -> int:
 # ---- command line -----------------------------------------------------------------------------
 
 SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+FREE_TEXT = ("-f", "--field", "--omprog-begin", "--omprog-commit")  # blanks at the end belong to it
 RESERVED_FIELDS = ("message", "type", "@pid")
 # zmq_tcp(7). Checked here, for libzmq takes a port of 99999 and any name, and then waits.
 TCP = re.compile(r"tcp://(\[(?P<ipv6>[^]]+)\]|(?P<name>[^][:/\s]+)):(?P<port>\d{1,5}|\*)", re.ASCII)
@@ -1391,6 +1396,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str, prefix: str) -> None:
         """`prefix` begins the names of the variables."""
         super().__init__(
+            prog=os.path.basename(sys.argv[0]),
             description=description,
             epilog=f"Each option has an environment variable, such as {prefix}STATS.",
             allow_abbrev=False,
@@ -1447,9 +1453,13 @@ class Parser(argparse.ArgumentParser):
     def _without_empty(self, words: list[str]) -> list[str]:
         """`words` without the empty ones that would be positional arguments.
 
-        rsyslog 8.2608 passes one for a blank at the end of `binary="…"`. An option's empty value
-        stays what it is.
+        For blanks at the end of `binary="…"` rsyslog 8.2302 passes an empty word, and 8.2608 leaves
+        them at the last word: there they are taken off. An option's value that is empty, or any
+        text, stays what it is.
         """
+        *before, last = words or [""]
+        is_text = last.startswith(FREE_TEXT) or (before and before[-1].startswith(FREE_TEXT))
+        words = [*before, last if is_text else last.rstrip(" ")]
         kept: list[str] = []
         is_value = only_positional = False
         for word in words:
@@ -1579,9 +1589,9 @@ def parse_options(parser: Parser, arguments: list[str]) -> argparse.Namespace:
     names = [name for name, _ in options.field] + ["@timestamp"] * options.timestamp
     if len(set(names)) < len(names):
         parser.error("a field is given twice: " + max(names, key=names.count))
+    parser.check_parts(options)
     if options.format == "raw" and (names or options.batch > 1):
         parser.error("--format raw has no place for --field, --timestamp or --batch")
-    parser.check_parts(options)
     return options
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from zmqlines.events import as_message, events_in_lines, events_of
 from zmqpush import SHIPPER_SIZE, Sendable
@@ -17,6 +17,7 @@ WINDOW_SIZE = 4 * 1024 * 1024  # bytes that may be on their way without an ackno
 WINDOW_CHUNKS = 1000  # and chunks, each of which may keep a file of the spool open
 MOST_MESSAGES = 1_000_000  # in a chunk; zmqpush.py has a third of that, Redis 6 takes no more
 RECORD_LASTS_S = 30 * 86400  # a shipper that was not here for so long is forgotten
+LONGEST_STEP_S = 86400  # that a store's clock can go on at a time: a jump is not a month
 HIGHEST_NUMBER = 2**53 - 1  # of a chunk; from there on Redis' Lua cannot count
 
 ACK_VERSION = 2
@@ -253,3 +254,18 @@ def sort_out(
         if offer.number and after == offer.number and after != before:
             taken.append(offer)
     return taken, {shipper: record or 0 for shipper, record in records.items()}
+
+
+def gaps(offers: list[Offer], before: Mapping[bytes, int | None]) -> list[tuple[bytes, int, int]]:
+    """Where `offers` raise a record over chunks that were never taken: whose, first, and last.
+
+    `before` are the records of all their shippers.
+    """
+    found = []
+    records = dict(before)
+    for offer in offers:
+        record = records[offer.shipper]
+        if offer.number and (record or 0) < offer.first - 1:
+            found.append((offer.shipper, (record or 0) + 1, offer.first - 1))
+        records[offer.shipper] = next_record(record, offer)
+    return found

@@ -27,7 +27,11 @@ class JsonFormat(zmqpush.EventFormat):
     """Any line that is no JSON object becomes what it would without this format."""
 
     def _make(self, lines: bytes, pairs: dict[str, bytes]) -> list[bytes]:
-        events = [self._event(line, pairs) for line in lines.split(b"\n")]
+        head, tail = self.HEAD, self._tail(pairs)
+        events = [
+            spliced(line, pairs) or head + zmqpush.json_escaped(line) + tail
+            for line in lines.split(b"\n")
+        ]
         return events if self.batch == 1 else self._arrays(events, b"", b"")
 
     def _event(self, text: bytes, pairs: dict[str, bytes]) -> bytes:

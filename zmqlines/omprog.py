@@ -68,8 +68,10 @@ class PastTheQueue:
 
     def put(self, text: bytes) -> bool:
         backlog = self._backlog
+        if backlog.size or not self._link.met_collector.is_set():
+            return False
         message = self._form.message(text, backlog.now_ms())
-        if backlog.size or not self._link.send_now(message):
+        if not self._link.send(iter((message,))):
             return False
         backlog.passed(1)
         return True

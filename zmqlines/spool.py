@@ -181,12 +181,12 @@ class Spool(zmqpush.Backlog):
             await self._save()
 
     async def room(self) -> None:
-        """Wait until less than the limit waits; what is not synced could not be sent."""
-        while 0 < self.limit <= self.size and (self._fresh or self._again):
-            try:
-                await self._save()
-            except (OSError, sqlite3.Error) as error:
-                await self._wait_for_disk(error)
+        """Wait until less than the limit waits; what is not synced could not be sent.
+
+        Raises CannotKeep.
+        """
+        if 0 < self.limit <= self.size:
+            await self.safe()
         await super().room()
 
     def rest_s(self) -> float:

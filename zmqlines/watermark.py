@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -41,6 +42,7 @@ async def watermarks(options: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     """Run the program."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, zmqpush.SIGNALS)  # which a launcher has blocked
     parser = zmqpush.build_parser(DESCRIPTION)
     parser.add_argument(
         "--all", action="store_true", default=False, help="also what libzmq and the kernel hold"

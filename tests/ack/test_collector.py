@@ -113,10 +113,29 @@ def test_shipper_that_was_away_for_a_month_is_forgotten_and_goes_on(
     shipper.offer(ALICE, 5, 5, b'{"message":"before"}')
     assert shipper.answer() == (ALICE, 5)
     with place.open() as db:
-        db.execute("UPDATE shipper SET seen = datetime('now', '-31 days')")
+        db.execute("UPDATE shipper SET seen = seen - 31 * 86400")
     shipper.offer(BOB, 1, 1, b'{"message":"meanwhile"}')
     assert shipper.answer() == (BOB, 1)
     assert place.records() == {BOB: 1}
     shipper.offer(ALICE, 6, 6, b'{"message":"after"}')
     assert shipper.answer() == (ALICE, 6)
     assert place.messages() == ["before", "meanwhile", "after"]
+
+
+def test_a_clock_that_jumps_a_month_forgets_no_shipper(
+    tmp_path: Path, our_shipper: OurShippers, pull_ack: Ship
+) -> None:
+    """A jump counts as a day at most; so does one back, and the way there again."""
+    endpoint, place = free_endpoint(), InSqlite(tmp_path / "events.db")
+    pull_ack(endpoint, *place.options)
+    shipper = our_shipper(endpoint)
+    shipper.offer(ALICE, 1, 1, b'{"message":"once"}')
+    assert shipper.answer() == (ALICE, 1)
+    for number, days in enumerate((31, -31, 31, -310), 1):
+        with place.open() as db:  # seen from before the jump, that is what the clock did
+            db.execute("UPDATE clock SET at = at - ? * 86400", (days,))
+        shipper.offer(BOB, number, 1, b'{"message":"meanwhile"}')
+        assert shipper.answer() == (BOB, number)
+    shipper.offer(ALICE, 1, 1, b'{"message":"once"}')
+    assert shipper.answer() == (ALICE, 1)
+    assert place.messages().count("once") == 1

@@ -21,6 +21,7 @@ from tests.chaos.victims import Logged, Piped, Proxy, Puller, connections_to
 from tests.support.programs import Shipper
 
 LONG_STOP_S = 12.5  # a shipper asks a silent collector after 5 s, and leaves it after 5 more
+PROGRAMS_KILLED = "programs of rsyslogd killed"
 
 
 class Chaos:
@@ -106,7 +107,7 @@ class Chaos:
     def kill_a_program(self) -> None:
         """Of rsyslogd, which will start the next one."""
         for pid in self._one_of(sorted(self._logged.rsyslogd.programs())):
-            self._did("programs of rsyslogd killed", str(pid))
+            self._did(PROGRAMS_KILLED, str(pid))
             signal_to(pid, signal.SIGKILL)
 
     def kill_a_collector(self) -> None:
@@ -253,7 +254,8 @@ class Chaos:
             drain(source.spool, self._shipping(self._endpoints))
         self._store.drain()
         lives = {pipe.name: pipe.lives for pipe in self._pipes}
-        verdict = judge(lives, {self._logged.name: self._logged.count}, self._store.hands)
+        logged = {self._logged.name: self._logged.count}
+        verdict = judge(lives, logged, self._store.hands, self.done[PROGRAMS_KILLED])
         things = ", ".join(f"{count} {what}" for what, count in sorted(self.done.items()))
         took_s = time.monotonic() - self._began_at
         print(f"seed {self._seed}, {took_s:.0f} s, {things}: {verdict}")

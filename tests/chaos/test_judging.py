@@ -36,6 +36,25 @@ def test_judge_finds_what_is_wrong() -> None:
     assert verdict(hand_of(*a[:2], other, *a[3:], *b)).changed == [other]
 
 
+def test_rsyslog_may_give_a_message_again_for_each_program_that_was_killed() -> None:
+    b = [Arrival("b", number, 7) for number in range(3)]
+    c = [Arrival("c", number, 9) for number in range(3)]
+
+    def verdict(*hands: Hand, killed: int) -> Verdict:
+        return judge({"c": [Life(9, 0, 3, 3)]}, {"b": 3}, hands, killed)
+
+    again = [hand_of(*b, b[0], *c)]
+    assert verdict(*again, killed=0).repeated == [b[0]]
+    assert verdict(*again, killed=1).is_good
+    assert verdict(*again, killed=1).repeated_by_rsyslog == 1
+    two_hands = [hand_of(*b[1:], b[0], *c), hand_of(b[0])]
+    assert verdict(*two_hands, killed=0).disordered == [b[0]]
+    assert verdict(*two_hands, killed=1).is_good
+    assert not verdict(hand_of(*b, *b[:2], *c), killed=1).is_good
+    assert verdict(hand_of(*b, *c, c[0]), killed=5).repeated == [c[0]]
+    assert verdict(hand_of(*b[1:], *c), killed=5).lost == [("b", 0)]
+
+
 def test_what_was_read_before_is_journaled_when_it_reads_on() -> None:
     life = Life(1, 100, 100, 100)
     journaled = []

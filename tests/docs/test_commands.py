@@ -43,7 +43,7 @@ JSON_SENDS = block("docs/options.md", "Choose what an event looks like", languag
 WATERMARKS = block("docs/options.md", "zmqpush-watermark.py")
 SPOOL = block("docs/guarantees.md", "A spool directory")
 
-PIP_S = 50
+PIP_S = 120  # on a busy machine
 
 
 # ---- the README -------------------------------------------------------------------------------

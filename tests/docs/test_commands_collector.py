@@ -27,14 +27,24 @@ def test_logrotate_rotates_the_collectors_file(tmp_path: Path) -> None:
     sandbox.write("logrotate.conf", LOGROTATE)
     script = f"""
 mount -t tmpfs -o mode=755 tmpfs /var/log
+mount -t tmpfs tmpfs /run
+echo '{{}}' >/var/log/events.json
+sleep 1000 & bystander=$!
+echo $bystander >/run/zmqpull.pid  # of somebody who was killed: another process has the number now
+logrotate --force --state "$PWD/state" logrotate.conf
+[ -e /var/log/events.json.1 ] && kill -0 $bystander && kill $bystander
+rm /var/log/events.json.1
 {FILE.commands[0]} 2>said & collector=$!
 trap 'kill $collector' EXIT
+tail -f /usr/local/bin/zmqpull.py >tailed & tail=$!
+disown
 echo one | zmqpush.py -q
 until grep -qs one /var/log/events.json; do sleep 0.01; done
 logrotate --force --state "$PWD/state" logrotate.conf
 until [ -e /var/log/events.json ]; do sleep 0.01; done
 echo two | zmqpush.py -q
 until grep -qs two /var/log/events.json; do sleep 0.01; done
+kill -0 $tail && kill $tail
 cat /var/log/events.json.1 /var/log/events.json
 """
     output = sandbox.run(script, peer="")

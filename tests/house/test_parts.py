@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipapp
@@ -14,8 +16,10 @@ import pytest
 import zmqpush
 from tests.support.checkout import copy_folder, copy_programs, make_wrong_parts
 from tests.support.collector import Collector
+from tests.support.proc import wait_until_asleep
 from tests.support.programs import TOP, Result
 from tests.support.running import run_program
+from tests.support.waiting import DEADLINE_S
 
 #: An option for each part, and what else it needs to be the only thing that is wrong.
 PARTS = {
@@ -192,6 +196,52 @@ def test_the_collector_runs_from_a_zip(tmp_path: Path) -> None:
     zipapp.create_archive(source, archive, main="zmqpull:main")
     result = run([str(archive), "--version"], tmp_path)
     assert (result.status, result.stdout) == (0, f"app.pyz {zmqpush.__version__}\n")
+
+
+@FLAGS
+def test_it_runs_as_debian_lays_it_out(
+    flags: list[str], tmp_path: Path, collector: Collector
+) -> None:
+    """Modules where Python looks for packages, launchers elsewhere. -I leaves PYTHONPATH out."""
+    modules, bin_ = tmp_path / "dist-packages", tmp_path / "bin"
+    modules.mkdir()
+    bin_.mkdir()
+    copy_programs(modules)
+    for name in ("zmqpush", "zmqpush.py", "zmqpull", "zmqpush-watermark"):
+        shutil.copy2(TOP / "packaging/launcher", bin_ / name)
+    path = {"PYTHONPATH": str(modules)}
+    added = f"import sys; sys.path.append({str(modules)!r}); sys.argv = sys.argv[1:]; "
+    for name in ("zmqpush", "zmqpush.py"):
+        launcher = str(bin_ / name)
+        run_it = f"import runpy; runpy.run_path({launcher!r}, run_name='__main__')"
+        words = ["-I", "-c", added + run_it, launcher] if flags else [launcher]
+        check_ships_json(words, tmp_path, collector, **path)
+    for name in ("zmqpull", "zmqpush-watermark"):
+        result = run([str(bin_ / name), "--help"], tmp_path, b"", **path)
+        assert (result.status, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_launched_watermark_minds_signals(number: signal.Signals, tmp_path: Path) -> None:
+    """Its output goes into a pipe that is full."""
+    copy_programs(tmp_path)
+    launcher = shutil.copy2(TOP / "packaging/launcher", tmp_path / "zmqpush-watermark")
+    reading, writing = os.pipe()
+    with open(writing, "wb", buffering=0) as full, open(reading, "rb"):
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * 4096)
+        os.set_blocking(writing, True)
+        env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, str(launcher)]
+        with subprocess.Popen(command, stdout=full, stderr=subprocess.DEVNULL, env=env) as program:
+            try:
+                wait_until_asleep(program.pid)
+                program.send_signal(number)
+                program.wait(DEADLINE_S)
+            finally:
+                program.kill()
 
 
 def test_a_script_and_the_module_that_parts_import_are_one(alone: Path) -> None:

@@ -24,9 +24,10 @@ PROGRAMS = {"zmqpull": "zmqpull.py", "zmqpush-watermark": "zmqpush-watermark.py"
 PURE = ["ack", "events", "finished", "json_format"]  # no sockets, no clock, no files
 IMPURE = {"asyncio", "os", "select", "socket", "sqlite3", "threading", "time", "zmq", "aiozmq"}
 AS_EXTRAS = {"redis", "tqdm"}  # imported where they are used
+LOADERS = {"import_module", "__import__"}
 #: Lines of a file, at most: what it is part of, and how much.
 SIZES = [
-    ("zmqpush.py", 1560),  # without the table of options
+    ("zmqpush.py", 1600),  # without the table of options
     ("zmq*.py", 500),
     ("zmqlines/**/*.py", 500),
     ("tests/**/*.py", 800),
@@ -115,7 +116,8 @@ def test_parts_are_loaded_at_one_place() -> None:
         (name, each.lineno)
         for name, path in SOURCES.items()
         for each in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(each, ast.Attribute) and each.attr in ("import_module", "__import__")
+        if (isinstance(each, ast.Attribute) and each.attr in LOADERS)
+        or (isinstance(each, ast.Name) and each.id in LOADERS)
     ]
     assert [name for name, _ in calls] == [GROUND_FLOOR], (
         f"{calls}: only part() in zmqpush.py loads a module by its name"
@@ -185,7 +187,7 @@ def table_of_options() -> int:
 def tracked() -> list[Path]:
     """The files of the checkout, as git or, without it, the folder has them."""
     listed = subprocess.run(
-        ["git", "-C", str(TOP), "ls-files"], capture_output=True, text=True, check=False
+        ["env", "git", "-C", str(TOP), "ls-files"], capture_output=True, text=True, check=False
     )
     if listed.returncode:
         return [path for pattern, _ in SIZES for path in TOP.glob(pattern)]

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from tests.support.collector import strict_json
-from tests.support.rsyslog import TEMPLATE, Rsyslogd, install_program
+from tests.support.rsyslog import TEMPLATE, Rsyslogd, and_more, install_program
 from tests.support.waiting import DEADLINE_S, wait_until
 
 
@@ -32,7 +32,7 @@ module(load="impstats" interval="1" format="json" log.syslog="off" log.file="{st
 module(load="omprog")
 if $programname == "unit" then {{
   action(type="omprog" name="ship" template="{template}"
-         binary="{program} --connect {endpoint} --omprog {arguments}"
+         binary="{program} --connect {endpoint} --omprog{arguments}"
          confirmMessages="on" output="{output}" reportFailures="on" {parameters}
          action.resumeRetryCount="-1" action.resumeInterval="1")
   action(type="omfile" template="{template}" file="{queued}")
@@ -53,7 +53,7 @@ if $programname == "unit" then {{
                 template=TEMPLATE,
                 program=install_program(folder),
                 endpoint=endpoint,
-                arguments=arguments,
+                arguments=and_more(arguments),
                 parameters=parameters,
                 output=self._output,
                 queued=self._queued,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import zmqpull
 import zmqpush
 from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector
+from tests.support.proc import wait_until_acts_on
 from tests.support.programs import Shipper
 from tests.support.pulling import ANY_PORT, PROGRAM, Pull, Push, lines_in
 
@@ -39,6 +41,8 @@ OPTIONS: dict[str, tuple[str, Any, list[str], Any]] = {
     "key": ("a b", "a b", ["--key", "c"], "c"),
     "redis_limit": ("5", 5, ["--redis-limit", "1000"], 1000),
     "sqlite": ("'/a b' c", ["/a b", "c"], ["--sqlite", "d"], ["d"]),
+    "dead_letter": ("/a b", "/a b", ["--dead-letter", "c"], "c"),
+    "pid_file": ("/a b", "/a b", ["--pid-file", "c"], "c"),
     "n": ("5", 5, ["-n", "2147483647"], 2**31 - 1),
     "ack": ("1", True, ["--ack"], True),
     "rcvhwm": ("5", 5, ["--rcvhwm", "0"], 0),
@@ -64,6 +68,8 @@ def test_the_defaults_are_those_of_the_description() -> None:
         "key": "logstash",
         "redis_limit": 0,
         "sqlite": [],
+        "dead_letter": "",
+        "pid_file": "",
         "n": 0,
         "ack": False,
         "rcvhwm": 100,
@@ -122,6 +128,18 @@ def test_help_tells_of_every_option() -> None:
     assert "ZMQPULL_" in told
 
 
+def test_it_tells_what_it_listens_to_unless_it_is_to_be_quiet(pull: Pull, tmp_path: Path) -> None:
+    endpoints = [f"ipc://{tmp_path}/{name}" for name in "ab"]
+    binds = [word for endpoint in endpoints for word in ("-b", endpoint)]
+    for quiet in ([], ["-q"]):
+        puller = pull(*binds, *quiet)
+        wait_until_acts_on(puller.pid, signal.SIGTERM)
+        puller.end(signal.SIGTERM)
+        told = (tmp_path / f"said-{len(quiet)}").read_text().splitlines()
+        expected = [f"zmqpull.py: bound to {endpoint}" for endpoint in endpoints]
+        assert told == ([] if quiet else [*expected, "zmqpull.py: 0 events written"])
+
+
 # ---- bad use ----------------------------------------------------------------------------------
 
 
@@ -171,6 +189,8 @@ def test_options_that_cannot_be_are_one_line_and_status_2(
         (["-b", "tcp://192.0.2.1:2120"], "tcp://192.0.2.1:2120: Cannot assign"),  # RFC 5737
         (["-b", "ipc:///nowhere/at/all"], "ipc:///nowhere/at/all: No such file"),
         (["-o", "/"], "/: Is a directory"),
+        (["--pid-file", "/nowhere/file"], "--pid-file /nowhere/file: No such file"),
+        (["--dead-letter", "/nowhere/file"], "--dead-letter /nowhere/file: No such file"),
         (["--sqlite", "/nowhere/file"], "--sqlite /nowhere/file: unable to open"),
         (["--sqlite", __file__], f"--sqlite {__file__}: file is not a database"),
         (["--redis", "http://localhost"], "--redis: Redis URL"),
@@ -214,7 +234,7 @@ def test_without_its_package_redis_is_refused_and_all_else_works(
     without = {"env": {**os.environ, "PYTHONPATH": str(tmp_path)}}
     said = refused(ship("--redis", "redis://localhost", program=PROGRAM, **without))
     assert "--redis" in said
-    assert "install redis" in said
+    assert "install python3-redis (Debian), or zmqpush[redis]" in said
     puller = pull("-n", "1", **without)
     push(puller.endpoint).send(b"{}")
     assert puller.read(1) == [b"{}"]

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ack import ALICE, OurShippers
 from tests.support.aliases import Ship
-from tests.support.proc import has_signal, wait_until_taken
-from tests.support.programs import Shipper
+from tests.support.net import free_endpoint
+from tests.support.places import Place
+from tests.support.proc import wait_until_taken
+from tests.support.programs import wait_for_first_lines
 from tests.support.pulling import (
     ANY_PORT,
     LARGE,
@@ -46,6 +49,41 @@ def test_n_is_the_exact_number_of_events_in_arrays(pull: Pull, push: Push) -> No
     assert puller.finish().stdout == ""
 
 
+CHUNKS = [b"[" + b",".join(numbered(3, start)) + b"]" for start in (0, 3, 6)]
+
+
+def test_with_ack_n_is_exact_and_the_chunk_that_it_cuts_is_left_to_its_shipper(
+    place: Place, our_shipper: OurShippers, pull_ack: Ship
+) -> None:
+    endpoint = free_endpoint()
+    collector = pull_ack(endpoint, *place.options, "-n", "7")
+    shipper = our_shipper(endpoint)
+    for number, chunk in enumerate(CHUNKS, 1):
+        shipper.offer(ALICE, number, 1, chunk)
+    shipper.answers((ALICE, 2))
+    assert collector.finish().stderr == "zmqpull.py: 7 events written\n"
+    assert place.events() == numbered(7)
+    while shipper.socket.poll(200):
+        assert shipper.answer() == (ALICE, 2)
+    collector = pull_ack(endpoint, *place.options, "-n", "3")
+    shipper.offer(ALICE, 3, 3, CHUNKS[2])
+    shipper.answers((ALICE, 3))
+    assert collector.finish().stderr == "zmqpull.py: 3 events written\n"
+    assert place.events() == [*numbered(7), *numbered(3, 6)]
+
+
+def test_with_ack_a_repeated_chunk_does_not_count_towards_n(
+    place: Place, our_shipper: OurShippers, pull_ack: Ship
+) -> None:
+    endpoint = free_endpoint()
+    collector = pull_ack(endpoint, *place.options, "-n", "4")
+    shipper = our_shipper(endpoint)
+    for number in (1, 1, 1, 3, 2):  # 3 comes before its turn
+        shipper.offer(ALICE, number, 1, CHUNKS[number - 1])
+    assert collector.finish().stderr == "zmqpull.py: 4 events written\n"
+    assert place.events() == numbered(4)
+
+
 # ---- signals ----------------------------------------------------------------------------------
 
 
@@ -73,12 +111,15 @@ def test_a_signal_ends_it_where_events_never_cease_and_nothing_taken_is_lost(
             ship("-c", puller.endpoint, "--batch", "10", stdin=yes.stdout)
             wait_until(lambda: puller.counters()[0] > 1000, "it is under way")
             begin = time.monotonic()
-            said = puller.end(signal.SIGTERM)
+            puller.signal(signal.SIGTERM)
+            status = puller.process.wait(DEADLINE_S)
             assert time.monotonic() - begin < 5
         finally:
             yes.kill()
+    said = puller.said()
     assert re.fullmatch(r"\d+ events written", said[-1])
-    assert " in hand" in said[-2], "nothing was given up"
+    assert status == 1, "what libzmq has received is lost"
+    assert said[-2].startswith("gave up what libzmq held, which it does not tell")
     assert redis_server.client.llen("logstash") == int(said[-1].split()[0])
 
 
@@ -126,12 +167,6 @@ def test_a_second_ctrl_c_ends_it_at_once(first: signal.Signals, pull: Pull, push
     assert time.monotonic() - begin < 1.5
     assert puller.said()[-1] == "0 events written"
     assert puller.said()[-2].startswith("gave up at most 1 events ")
-
-
-def wait_for_first_lines(shipper: Shipper) -> None:
-    """Wait until Python has come to our first lines, which hold signals back; not a moment more."""
-    while not any(has_signal(shipper.pid, name, signal.SIGTERM) for name in ("SigBlk", "SigCgt")):
-        assert shipper.process.poll() is None
 
 
 def test_ctrl_c_in_the_first_milliseconds_is_no_failure(ship: Ship) -> None:

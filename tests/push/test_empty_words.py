@@ -37,6 +37,14 @@ def pull(*words: str) -> dict[str, Any]:
         (["-fa=b", "", "mytype"], ["-fa=b", "mytype"]),
         (["-qfa=b", ""], ["-qfa=b"]),
         (["-f", "a=b", ""], ["-f", "a=b"]),
+        (["mytype  "], ["mytype"]),
+        (["mytype", " "], ["mytype"]),
+        (["--omprog "], ["--omprog"]),
+        (["-q "], ["-q"]),
+        (["--batch", "5 "], ["--batch", "5"]),
+        (["--format", "raw "], ["--format", "raw"]),
+        (["--spool", "/var/spool/x "], ["--spool", "/var/spool/x"]),
+        (["-c", "tcp://a:1 "], ["-c", "tcp://a:1"]),
     ],
 )
 def test_an_empty_word_in_place_of_a_positional_argument_is_ignored(
@@ -54,6 +62,13 @@ def test_an_empty_value_of_an_option_stays_what_it_is() -> None:
     with pytest.raises(SystemExit):
         push("-qc", "")
     assert pull("--key", "")["key"] == ""
+
+
+def test_blanks_at_the_end_of_any_text_belong_to_it() -> None:
+    assert push("-f", "a=b ")["field"] == [("a", "b ")]
+    assert push("--field=a=b ")["field"] == [("a", "b ")]
+    assert push("-fa=b ")["field"] == [("a", "b ")]
+    assert push("my type ", "-q")["logtype"] == "my type "  # not at the end: it was meant
 
 
 def test_a_value_that_looks_like_an_option_does_not_make_the_next_word_one() -> None:

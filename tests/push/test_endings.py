@@ -15,13 +15,12 @@ from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.lines import fill, lines, text, wait_until_pipe_is_empty
 from tests.support.proc import (
-    has_signal,
     wait_until_acts_on,
     wait_until_asleep,
     wait_until_stopped,
     wait_until_taken,
 )
-from tests.support.programs import Shipper, wait_until_read
+from tests.support.programs import Shipper, wait_for_first_lines, wait_until_read
 from tests.support.waiting import DEADLINE_S
 
 Collect = Callable[..., Collector]
@@ -259,12 +258,6 @@ def test_second_signal_stops_at_once(first: signal.Signals, endpoint: str, ship:
     result = shipper.finish()
     assert result.processed == 0
     assert result.stderr == "zmqpush.py: gave up 3000 messages: no collector ever connected\n"
-
-
-def wait_for_first_lines(shipper: Shipper) -> None:
-    """Wait until Python has come to our first lines, which hold signals back; not a moment more."""
-    while not any(has_signal(shipper.pid, name, signal.SIGTERM) for name in ("SigBlk", "SigCgt")):
-        assert shipper.process.poll() is None
 
 
 @pytest.mark.long

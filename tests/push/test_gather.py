@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -204,9 +205,11 @@ def messages(collector: Collector, expected: list[bytes]) -> list[bytes]:
 GATHERS = ("--gather", "1")  # seconds: a machine may be slow
 
 
-def start(ship: Ship, collector: Collector, *arguments: str) -> tuple[Shipper, list[bytes]]:
+def start(
+    ship: Ship, collector: Collector, *arguments: str, gathers: tuple[str, ...] = GATHERS
+) -> tuple[Shipper, list[bytes]]:
     """A shipper that has begun to gather, and what was written to it."""
-    shipper = ship("-c", collector.endpoint, *GATHERS, *arguments)
+    shipper = ship("-c", collector.endpoint, *gathers, *arguments)
     assert shipper.process.stdin
     pipe = shipper.process.stdin.fileno()
     written = lines(1)
@@ -249,7 +252,7 @@ def test_more_than_the_pipe_holds_may_come_while_it_gathers(
 def test_a_signal_does_not_wait_for_a_tick(
     ship: Ship, collector: Collector, number: signal.Signals
 ) -> None:
-    shipper, written = start(ship, collector, "--linger", "10")
+    shipper, written = start(ship, collector, gathers=("--gather", "60"))
     shipper.signal(number)
     assert messages(collector, written) == written
     result = shipper.finish()
@@ -265,17 +268,21 @@ def test_the_end_of_input_is_met_at_a_tick(ship: Ship, collector: Collector) -> 
 
 def test_with_gather_0_every_line_is_read_at_once(ship: Ship, collector: Collector) -> None:
     shipper = ship("-c", collector.endpoint, "--gather", "0")
-    for number in range(200):
+    for number in range(1000):  # at ticks that would take 40 s
         shipper.write(b"%d\n" % number)
         assert collector.texts(1) == [str(number)]
     assert shipper.finish().status == 0
 
 
-def test_under_omprog_nothing_gathers(ship: Ship, collector: Collector) -> None:
-    shipper = ship("-c", collector.endpoint, "--omprog", *GATHERS, stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize("spooled", [False, True], ids=["", "spool"])
+def test_under_omprog_nothing_gathers(
+    spooled: bool, ship: Ship, collector: Collector, tmp_path: Path
+) -> None:
+    options = ["--omprog", "--gather", "60", *["--spool", str(tmp_path / "spool")] * spooled]
+    shipper = ship("-c", collector.endpoint, *options, stderr=subprocess.DEVNULL)
     assert shipper.process.stdout
     assert shipper.process.stdout.readline() == b"OK\n"
     for number in range(200):
-        shipper.write(b"%d\n" % number)
+        shipper.write(b"%d\r\n" % number if number % 2 else b"%d\n" % number)
         assert shipper.process.stdout.readline() == b"OK\n"
     assert collector.texts(200) == [str(number) for number in range(200)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.rsyslog import TEMPLATE, Rsyslogd, install_program
+from tests.support.rsyslog import TEMPLATE, Rsyslogd, and_more, install_program
 from tests.support.waiting import wait_until
 
 # The first description's. It can pass no arguments: they come through the environment.
@@ -22,7 +22,7 @@ $ActionOMProgBinary {program}
 """
 MODERN = """\
 module(load="omprog")
-action(type="omprog" binary="{program} --connect {endpoint} {arguments}"
+action(type="omprog" binary="{program} --connect {endpoint}{arguments}"
        template="RSYSLOG_SyslogProtocol23Format" output="{output}" {parameters})
 """
 STYLES = pytest.mark.parametrize("style", [LEGACY, MODERN], ids=["legacy", "modern"])
@@ -49,7 +49,7 @@ class Logger(Rsyslogd):
             program=install_program(folder),
             endpoint=endpoint,
             output=self.output,
-            arguments=arguments,
+            arguments=and_more(arguments),
             parameters=parameters,
         )
         witness = f'action(type="omfile" file="{self._given}" template="{TEMPLATE}")\n'

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.proc import cpu_s, proc_status, wait_until_asleep, wakeups
+from tests.support.proc import (
+    cpu_s,
+    proc_status,
+    wait_until_asleep,
+    wait_until_stopped,
+    wakeups,
+)
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE_S
 
 
@@ -23,3 +32,14 @@ def check_sleeps(pid: int) -> None:
     assert wakeups(pid, 1.0)[0] == 0
     assert cpu_s(pid) == before
     assert proc_status(pid, "State").startswith("S")
+
+
+@contextlib.contextmanager
+def stopped(server: RedisServer) -> Iterator[None]:
+    """It does nothing meanwhile, but the kernel takes what is sent to it."""
+    server.send_signal(signal.SIGSTOP)
+    wait_until_stopped(server.pid)
+    try:
+        yield
+    finally:
+        server.send_signal(signal.SIGCONT)

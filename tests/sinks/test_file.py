@@ -5,20 +5,35 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import signal
+import stat
 import threading
 from pathlib import Path
 
 import pytest
 
 from tests.support.ack import ALICE
+from tests.support.aliases import Ship
 from tests.support.disk import SmallDisk
+from tests.support.net import unread
 from tests.support.proc import wait_until_asleep
-from tests.support.pulling import Pull, Puller, Push, lines_in, numbered, send
+from tests.support.pulling import (
+    ANY_PORT,
+    PROGRAM,
+    Pull,
+    Puller,
+    Push,
+    lines_in,
+    numbered,
+    send,
+)
 from tests.support.waiting import DEADLINE_S, wait_until
 from zmqlines.ack import Offer
 from zmqlines.sinks.contract import Trouble
 from zmqlines.sinks.file import Descriptor, File
+
+ANEW = "it was removed or renamed; going on in a new file"
 
 
 def test_events_are_appended_to_each_file(pull: Pull, push: Push, tmp_path: Path) -> None:
@@ -49,7 +64,9 @@ def test_sighup_opens_the_files_anew_and_no_event_is_lost_or_torn(
         puller.signal(signal.SIGHUP)
         wait_until(lambda: all(path.exists() for path in paths), "the files are opened anew")
     streaming.join()
-    assert puller.end() == [f"{count} events written"]
+    *said, written = puller.end()
+    assert written == f"{count} events written"
+    assert set(said) <= {f"{path}: {ANEW}" for path in paths}  # it may be faster than the signal
     for path in paths:
         parts = [Path(f"{path}.{rotation}") for rotation in range(rotations)] + [path]
         assert [line for part in parts for line in lines_in(part)] == numbered(count)
@@ -86,6 +103,138 @@ def test_a_file_that_cannot_be_opened_anew_is_said_and_the_old_one_goes_on(
     push(puller.endpoint).send(b"{}")
     assert puller.end() == [said, "1 events written"]
     assert lines_in(tmp_path / "elsewhere" / "file") == [b"{}"]
+
+
+@pytest.mark.parametrize("what", ["removed", "renamed", "replaced"])
+def test_a_file_that_is_taken_away_is_made_anew_and_told(
+    what: str, pull: Pull, push: Push, tmp_path: Path
+) -> None:
+    path, old = tmp_path / "file", tmp_path / "old"
+    puller = pull("-o", str(path))
+    sender = push(puller.endpoint)
+    send(sender, numbered(5))
+    wait_until(lambda: puller.counters()[0] == 5, "all is written")
+    if what == "removed":
+        path.unlink()
+    elif what == "renamed":
+        path.rename(old)
+    else:
+        old.touch()
+        old.rename(path)
+    send(sender, numbered(5, 5))
+    assert puller.wait_for_word(ANEW) == f"{path}: {ANEW}"
+    assert puller.end(signal.SIGTERM)[-1] == "10 events written"
+    assert lines_in(path) == numbered(5, 5)
+    assert lines_in(old) == (numbered(5) if what == "renamed" else [])
+
+
+def test_a_folder_that_is_taken_away_holds_back_until_it_is_there_again(
+    pull: Pull, push: Push, tmp_path: Path
+) -> None:
+    path = tmp_path / "folder" / "file"
+    path.parent.mkdir()
+    puller = pull("-o", str(path), "-n", "2")
+    sender = push(puller.endpoint)
+    sender.send(b'{"n":1}')
+    wait_until(lambda: puller.counters()[0] == 1, "it is written")
+    shutil.rmtree(path.parent)
+    sender.send(b'{"n":2}')
+    assert "No such file" in puller.wait_for_word("the senders have to wait")
+    path.parent.mkdir()
+    assert puller.end()[-1] == "2 events written"
+    assert lines_in(path) == [b'{"n":2}']
+
+
+@pytest.mark.parametrize("what", ["removed", "renamed"])
+def test_a_fifo_that_is_taken_away_is_made_anew(
+    what: str, pull: Pull, push: Push, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    puller = pull("-o", str(fifo))
+    if what == "removed":
+        fifo.unlink()
+    else:
+        fifo.rename(tmp_path / "old")
+    push(puller.endpoint).send(b"{}")
+    puller.wait_for_word(ANEW)
+    with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb") as reading:
+        wait_until(lambda: unread(reading.fileno()), "it is written")
+        assert reading.read(3) == b"{}\n"
+
+
+def test_what_a_removed_file_had_of_a_chunk_is_written_again_before_it_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is removed between the write and the end of the sync."""
+    path = tmp_path / "events"
+    offer = Offer(b"peer", ALICE, 1, 1, [b'{"n":1}'])
+    real_sync, removals = os.fsync, iter([path])
+
+    def remove_and_sync(descriptor: int) -> None:
+        for file in removals:
+            file.unlink()
+        real_sync(descriptor)
+
+    async def keep() -> dict[bytes, int]:
+        return await File(str(path)).keep([offer])
+
+    monkeypatch.setattr(os, "fsync", remove_and_sync)
+    assert asyncio.run(keep()) == {ALICE: 1}
+    assert path.read_bytes() == b'{"n":1}\n'
+
+
+def test_the_name_of_a_new_file_is_on_the_disk_before_anything_in_it_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a loss of power takes the file away. Once is enough, but for each file."""
+    path, real_sync = tmp_path / "events", os.fsync
+    synced: list[str] = []
+    offers = [Offer(b"peer", ALICE, n, 1, [b'{"n":%d}' % n]) for n in range(1, 5)]
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real_sync(descriptor)
+
+    async def keep() -> None:
+        sink = File(str(path))
+        for number, offer in enumerate(offers):
+            if number == 2:
+                path.unlink()
+            assert await sink.keep([offer]) == {ALICE: offer.number}
+        sink.close()
+
+    monkeypatch.setattr(os, "fsync", sync)
+    asyncio.run(keep())
+    assert synced == [str(path), str(tmp_path), str(path)] * 2
+    synced.clear()
+    offers = offers[:1]
+    asyncio.run(keep())
+    assert synced == [str(path)], "it was there"
+
+
+def test_a_control_character_in_a_name_does_not_reach_the_terminal(
+    pull: Pull, push: Push, tmp_path: Path
+) -> None:
+    path = tmp_path / "\x1b[31mred"
+    puller = pull("-o", str(path), "--sqlite", f"{path}.db")
+    push(puller.endpoint).send(b"{}")
+    wait_until(lambda: puller.counters()[0] == 1, "it is written")
+    for name in (path, Path(f"{path}.db")):
+        name.unlink()
+    push(puller.endpoint).send(b"{}")
+    wait_until(lambda: puller.counters()[0] == 2, "it is written")
+    told = [line for line in puller.end(signal.SIGTERM) if ANEW in line]
+    assert told == [f"{tmp_path}/\\x1b[31mred{end}: {ANEW}" for end in ("", ".db")]
+
+
+def test_a_control_character_in_a_name_that_cannot_be_opened_is_made_readable(ship: Ship) -> None:
+    for option in ("--output", "--sqlite", "--dead-letter", "--pid-file"):
+        result = ship("-b", ANY_PORT, option, "/nowhere/\x1b[31m", program=PROGRAM).finish()
+        assert result.status == 2
+        assert "/nowhere/\\x1b[31m: " in result.stderr
+    result = ship("-b", "ipc:///nowhere/\x1b[31m", program=PROGRAM).finish()
+    assert result.stderr == "zmqpull.py: ipc:///nowhere/\\x1b[31m: No such file or directory\n"
 
 
 @pytest.mark.long
@@ -227,6 +376,8 @@ def test_file_that_is_renamed_while_it_is_synced_is_left_when_that_has_ended(
     begun, go_on = threading.Event(), threading.Event()
 
     def sync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            return
         synced.append(os.fstat(descriptor).st_ino)
         begun.set()
         assert go_on.wait(DEADLINE_S)

@@ -12,6 +12,7 @@ import redis
 
 from tests.support.collector import strict_json
 from tests.support.waiting import DEADLINE_S, wait_until
+from zmqlines.sinks.redis_list import records_key
 
 
 class Place:
@@ -71,7 +72,8 @@ class InSqlite(Place):
         return []
 
     def wait_until_made(self) -> None:
-        wait_until(lambda: self.ask("SELECT 1 FROM sqlite_master WHERE name = 'shipper'"), "made")
+        last = "event_type"  # before that is there, the collector needs the database
+        wait_until(lambda: self.ask(f"SELECT 1 FROM sqlite_master WHERE name = '{last}'"), "made")
 
     @contextlib.contextmanager
     def open(self) -> Iterator[sqlite3.Connection]:
@@ -122,8 +124,10 @@ class InRedis(Place):
     def wipe_records(self) -> int:
         """Returns how many there were. Redis forgets the script, too, as when it is restarted."""
         self._redis.script_flush()
-        names: list[bytes] = self._redis.keys(f"zmqpull:{self._key}:*")  # type: ignore[assignment]
-        return int(self._redis.delete(*names))
+        names = [records_key(self._key), f"{records_key(self._key)}:seen"]
+        count = int(self._redis.zcard(names[1]))
+        self._redis.delete(*names)
+        return count
 
 
 def options_of(places: list[Place]) -> list[str]:

@@ -47,14 +47,30 @@ def has_open(pid: int, path: str) -> bool:
 # ---- signals ----------------------------------------------------------------------------------
 
 
+def signals_in(pid: int, field: str) -> set[signal.Signals]:
+    """A set of signals in /proc/PID/status, such as SigCgt or ShdPnd."""
+    bits = int(proc_status(pid, field), 16)
+    return {number for number in signal.Signals if bits >> (number - 1) & 1}
+
+
 def has_signal(pid: int, field: str, number: signal.Signals) -> bool:
-    """Whether a set of signals in /proc/PID/status, such as SigCgt or ShdPnd, has that one."""
-    return bool(int(proc_status(pid, field), 16) >> (number - 1) & 1)
+    """Whether a set of signals in /proc/PID/status has that one."""
+    return number in signals_in(pid, field)
 
 
 def acts_on(pid: int, number: signal.Signals) -> bool:
     """Whether it would act on that signal, were it sent now."""
     return has_signal(pid, "SigCgt", number) and not has_signal(pid, "SigBlk", number)
+
+
+def has_begun(pid: int) -> bool:
+    """Whether Python has come to the first lines of a program of ours, which hold signals back.
+
+    Before that, glibc 2.43 holds all of them back for moments.
+    """
+    blocked = signals_in(pid, "SigBlk")
+    holds_some_back = signal.SIGTERM in blocked and signal.SIGUSR2 not in blocked
+    return holds_some_back or has_signal(pid, "SigCgt", signal.SIGTERM)
 
 
 def wait_until_acts_on(pid: int, number: signal.Signals) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.net import unread
-from tests.support.proc import wait_until_acts_on, wait_until_asleep
+from tests.support.proc import has_begun, wait_until_acts_on, wait_until_asleep
 from tests.support.waiting import DEADLINE_S, wait_until
 
 TOP = Path(__file__).resolve().parent.parent.parent
+LISTENS = "zmqpull.py: bound to "  # what a collector says first, wherever it is
 PRINTER = TOP / "tests/support/pull_printer.py"
 
 
@@ -48,9 +49,10 @@ class Shipper:
         self.process.send_signal(number)
 
     def read_stderr_line(self) -> str:
-        """The next line on its stderr; blocks until there is one."""
+        """The next line on its stderr, but where a collector listens; blocks until there is one."""
         assert self.process.stderr
-        return bytes(self.process.stderr.readline()).decode()
+        line = bytes(self.process.stderr.readline()).decode()
+        return self.read_stderr_line() if line.startswith(LISTENS) else line
 
     def stop(self) -> None:
         """Kill it if it still runs."""
@@ -68,7 +70,8 @@ class Result:
     def __init__(self, status: int, stdout: bytes, stderr: bytes, pid: int) -> None:
         self.status = status
         self.stdout = stdout.decode()
-        self.stderr = stderr.decode()
+        lines = stderr.decode().splitlines(keepends=True)
+        self.stderr = "".join(line for line in lines if not line.startswith(LISTENS))
         self.pid = pid
 
     @property
@@ -99,3 +102,9 @@ def wait_until_connected(shipper: Shipper, count: int) -> None:
         return shipper.read_stderr_line().endswith(f" {count} connected\n")
 
     wait_until(is_connected, f"{count} connected")
+
+
+def wait_for_first_lines(shipper: Shipper) -> None:
+    """Wait until Python has come to our first lines; not a moment more."""
+    while not has_begun(shipper.pid):
+        assert shipper.process.poll() is None

@@ -32,8 +32,11 @@ class RedisServer:
         self.client: Any = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, appendfsync: str = "no", deadline_s: float = DEADLINE_S) -> None:
-        """Start it, perhaps once more with what it had, and wait until it answers."""
+    def start(self, appendfsync: str = "no", deadline_s: float = DEADLINE_S, **more: str) -> None:
+        """Start it, perhaps once more with what it had, and wait until it answers.
+
+        A setting's `_` is a `-`.
+        """
         assert self._path
         settings = f"""
             bind {self.host}
@@ -44,6 +47,8 @@ class RedisServer:
             save ""
             protected-mode no
         """
+        for name, value in more.items():
+            settings += f"{name.replace('_', '-')} {value}\n"
         self._process = subprocess.Popen(
             [self._path, "-"],
             stdin=subprocess.PIPE,

@@ -45,6 +45,14 @@ def install_program(folder: Path) -> Path:
     return program
 
 
+def and_more(arguments: str) -> str:
+    """`arguments` as they are written after others in `binary`, where there may be none.
+
+    rsyslog 8.2608 takes a blank at the end of `binary` for a part of the last argument.
+    """
+    return f" {arguments}" if arguments else ""
+
+
 class Rsyslogd:
     """A rsyslogd process with `configuration`; it is started by `start()`.
 

@@ -33,5 +33,10 @@ def open_sinks(options: argparse.Namespace) -> list[Sink]:
     """All that were asked for, or standard output. Raises ValueError where one cannot be."""
     sinks: list[Sink] = []
     for kind in ALL:
-        sinks += kind.sinks(options)
-    return sinks or [file.Descriptor(1, "standard output")]
+        try:
+            sinks += kind.sinks(options)
+        except ValueError:
+            for sink in sinks:
+                sink.close()
+            raise
+    return sinks or [file.Descriptor(1, file.STANDARD_OUTPUT)]
