@@ -90,7 +90,7 @@ class Collector:
         while self._wants_more():
             taken = await (self._take_offers(router) if router else self._take())
             # What is not acknowledged, its shipper keeps: there it need not be taken first.
-            if self.stopping and (not taken or router):
+            if self.stopping and (router or not (taken or await self._pull.has_soon())):
                 break
             if taken:
                 await asyncio.sleep(0)  # let signals and timers have their turn
@@ -274,6 +274,9 @@ async def collect_into(
         pull = make_pull(options)
     except OSError as error:
         zmqpush.fail(f"{readable(error.filename)}: {error.strerror}")
+    for asked, bound in pull.bound.items():
+        if asked.endswith(":*") or not options.quiet:
+            zmqpush.say(f"bound to {bound}")
     insisting = [Insisting(sink, letters) for sink in kept_in]
     collector = Collector(pull, insisting, options.n or math.inf)
     loop = asyncio.get_running_loop()
@@ -354,17 +357,18 @@ def build_parser(description: str) -> zmqpush.Parser:
     option("-n", metavar="N", type=zmqpush.COUNT, default=0, help="end after N events")
     option("--ack", action="store_true", default=False,
            help="acknowledged delivery, from zmqpush.py --ack; --bind only")
-    option("--pid-file", metavar="FILE", default="",
-           help="hold our pid in FILE, locked, from when we are ready until we end")
     option("--rcvhwm", metavar="N", type=count_or_0, default=100,
            help="ZMQ_RCVHWM: messages that libzmq takes ahead a connection; 0: no limit (100)")
     option("--max-message", metavar="SIZE", type=size, default=64 * 1024**2,
            help="cut off who sends a larger message (ZMQ_MAXMSGSIZE); 0: no limit (64M)")
     option("--memory-limit", metavar="SIZE", type=size, default=64 * 1024**2,
            help="what all shippers together may have under way, with --ack; 0: no limit (64M)")
+    option("--pid-file", metavar="FILE", default="",
+           help="hold our pid in FILE, locked, from when we are ready until we end")
     option("--stats", metavar="SECONDS", type=zmqpush.INTERVAL, default=0.0,
            help="counters on stderr that often; SIGUSR1 asks for them at once")
-    option("-q", "--quiet", action="store_true", default=False, help="no count at the end")
+    option("-q", "--quiet", action="store_true", default=False,
+           help="no word at the start, and no count at the end")
     # fmt: on
     return parser
 

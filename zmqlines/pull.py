@@ -15,6 +15,7 @@ from zmqlines.door import Door
 from zmqlines.peers import Peers
 
 FIRST_FRAMES = 10  # that are taken before the first look at their size
+REFILL_S = 0.05  # in which libzmq brings what the kernel still has
 ENOUGH_BYTES = 1024 * 1024  # after which no more are taken
 EVENT = struct.Struct("=Hi")  # of the monitor: which, and a value (zmq_socket_monitor(3))
 UP = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED
@@ -45,6 +46,7 @@ class Pull:
         """
         pull: zmq.Socket[bytes] = zmq.Context.instance().socket(self.KIND)
         self._pull = pull
+        self.bound: dict[str, str] = {}  # endpoints as they were asked for, and as they are
         self._told: set[str] = set()  # what was said once
         self.peers = Peers()
         self._door = Door()
@@ -69,8 +71,7 @@ class Pull:
             except (OSError, zmq.ZMQError) as error:
                 why = zmq.strerror(error.errno or errno.EINVAL)
                 raise OSError(error.errno, why, endpoint) from None
-            if endpoint.endswith(":*"):
-                zmqpush.say(f"bound to {pull.getsockopt_string(zmq.LAST_ENDPOINT)}")
+            self.bound[endpoint] = pull.getsockopt_string(zmq.LAST_ENDPOINT)
         for endpoint in connect:
             pull.setsockopt(zmq.IPV6, int("[" in endpoint))  # of a name, IPv4 addresses
             pull.connect(endpoint)
@@ -95,6 +96,14 @@ class Pull:
     def has_more(self) -> bool:
         """Whether libzmq has frames that were not taken."""
         return bool(self._pull.poll(0))
+
+    async def has_soon(self) -> bool:
+        """Whether there are frames in a moment: libzmq takes ahead only so many (ZMQ_RCVHWM)."""
+        self._news.clear()
+        if not self.has_more():
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), REFILL_S)
+        return self.has_more()
 
     async def wait(self) -> None:
         """Return when there may be more, or somebody called `announce()`."""

@@ -57,6 +57,8 @@ class Router(Pull):
                     )
                 if size >= ENOUGH_BYTES:
                     break
+        if offers:
+            self._on_monitor()  # who has sent them was counted before: his credit depends on it
         return offers
 
     def answer(self, peer: bytes, answer: Answer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import zmqpull
 import zmqpush
 from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector
+from tests.support.proc import wait_until_acts_on
 from tests.support.programs import Shipper
 from tests.support.pulling import ANY_PORT, PROGRAM, Pull, Push, lines_in
 
@@ -124,6 +126,18 @@ def test_help_tells_of_every_option() -> None:
         assert re.search(rf"(?<!\S)--{name.replace('_', '-')}\b", told), name
     assert re.search(r"(?<!\S)-n N\b", told)
     assert "ZMQPULL_" in told
+
+
+def test_it_tells_what_it_listens_to_unless_it_is_to_be_quiet(pull: Pull, tmp_path: Path) -> None:
+    endpoints = [f"ipc://{tmp_path}/{name}" for name in "ab"]
+    binds = [word for endpoint in endpoints for word in ("-b", endpoint)]
+    for quiet in ([], ["-q"]):
+        puller = pull(*binds, *quiet)
+        wait_until_acts_on(puller.pid, signal.SIGTERM)
+        puller.end(signal.SIGTERM)
+        told = (tmp_path / f"said-{len(quiet)}").read_text().splitlines()
+        expected = [f"zmqpull.py: bound to {endpoint}" for endpoint in endpoints]
+        assert told == ([] if quiet else [*expected, "zmqpull.py: 0 events written"])
 
 
 # ---- bad use ----------------------------------------------------------------------------------

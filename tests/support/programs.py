@@ -15,6 +15,7 @@ from tests.support.proc import has_begun, wait_until_acts_on, wait_until_asleep
 from tests.support.waiting import DEADLINE_S, wait_until
 
 TOP = Path(__file__).resolve().parent.parent.parent
+LISTENS = "zmqpull.py: bound to "  # what a collector says first, wherever it is
 PRINTER = TOP / "tests/support/pull_printer.py"
 
 
@@ -48,9 +49,10 @@ class Shipper:
         self.process.send_signal(number)
 
     def read_stderr_line(self) -> str:
-        """The next line on its stderr; blocks until there is one."""
+        """The next line on its stderr, but where a collector listens; blocks until there is one."""
         assert self.process.stderr
-        return bytes(self.process.stderr.readline()).decode()
+        line = bytes(self.process.stderr.readline()).decode()
+        return self.read_stderr_line() if line.startswith(LISTENS) else line
 
     def stop(self) -> None:
         """Kill it if it still runs."""
@@ -68,7 +70,8 @@ class Result:
     def __init__(self, status: int, stdout: bytes, stderr: bytes, pid: int) -> None:
         self.status = status
         self.stdout = stdout.decode()
-        self.stderr = stderr.decode()
+        lines = stderr.decode().splitlines(keepends=True)
+        self.stderr = "".join(line for line in lines if not line.startswith(LISTENS))
         self.pid = pid
 
     @property
