@@ -59,6 +59,7 @@ DEFAULT_ENDPOINT = zmqpush.DEFAULT_ENDPOINT
 MOST_FRAMES = 2000  # that are taken at a time
 MOST_OFFERS = 100  # that are taken at a time
 GRACE_AFTER_SIGNAL_S = 2.0
+LEAVING_S = 0.3  # how long the sinks may tidy up
 LAST_WRITE_S = 0.5  # of these are for what is in hand: what comes may have no end
 
 
@@ -329,6 +330,8 @@ async def collect_into(
         )
     elif collector.left_some:
         zmqpush.say("gave up what libzmq held, which it does not tell; the senders have not ended")
+    leaving = {asyncio.ensure_future(sink.leave()) for sink in kept_in}
+    await asyncio.wait(leaving, timeout=LEAVING_S)
     if isinstance(pull, Router):
         pull.close()
     if not options.quiet:

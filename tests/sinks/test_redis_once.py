@@ -138,6 +138,33 @@ def test_a_signal_ends_it_in_time_while_redis_refuses(
     assert written == "0 events written"
 
 
+def test_a_collector_that_has_ended_leaves_no_record_of_its_own(
+    redis_server: RedisServer, pull: Pull, push: Push
+) -> None:
+    """Else each run from cron would leave one."""
+    redis_server.start()
+    records = records_key("logstash")
+    puller = pull("--redis", redis_server.url)
+    push(puller.endpoint).send(b"{}")
+    wait_until(lambda: redis_server.client.zcard(f"{records}:seen") == 1, "it has a record")
+    puller.end(signal.SIGTERM)
+    assert redis_server.client.zcard(f"{records}:seen") == 0
+    assert set(redis_server.client.hkeys(records)) == {b"at", b"age"}
+
+
+def test_a_redis_that_is_stopped_does_not_keep_it_from_ending(
+    redis_server: RedisServer, pull: Pull, push: Push
+) -> None:
+    redis_server.start()
+    puller = pull("--redis", redis_server.url)
+    push(puller.endpoint).send(b"{}")
+    wait_until(lambda: puller.counters()[0] == 1, "it is written")
+    with stopped(redis_server):
+        begin = time.monotonic()
+        assert puller.end(signal.SIGTERM)[-1] == "1 events written"
+        assert time.monotonic() - begin < 2
+
+
 # ---- another one ------------------------------------------------------------------------------
 
 

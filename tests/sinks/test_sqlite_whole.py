@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.sinks.helpers import ask
-from tests.support.ack import ALICE, OurShippers
+from tests.support.ack import ALICE, BOB, OurShippers
 from tests.support.aliases import Ship
 from tests.support.ending import end
 from tests.support.net import free_endpoint
@@ -166,6 +166,54 @@ def test_sighup_leaves_the_renamed_database_whole_and_begins_a_new_one(
         "10 events written"
     ]
     assert rows(alone(path, tmp_path)) == numbered(5, 5)
+
+
+def test_a_renamed_database_that_somebody_reads_is_left_when_it_can_be_whole(
+    pull: Pull, push: Push, tmp_path: Path
+) -> None:
+    path, old = tmp_path / "events.db", tmp_path / "old.db"
+    puller = pull("--sqlite", str(path), "-n", "10")
+    sender = push(puller.endpoint)
+    send(sender, numbered(5))
+    wait_until(lambda: puller.counters()[0] == 5, "all is written")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM event").fetchall()
+        path.rename(old)
+        send(sender, numbered(5, 5))
+        said = puller.wait_for_word("the senders have to wait")
+        assert "it was renamed while another program reads it" in said
+        reader.execute("ROLLBACK")
+    assert puller.end()[-1] == "10 events written"
+    assert rows(alone(path, tmp_path)) == numbered(5, 5)
+    assert rows(alone(old, tmp_path)) == numbered(5)
+
+
+@pytest.mark.long
+def test_two_collectors_whose_database_is_renamed_go_on_in_the_same_new_one(
+    our_shipper: OurShippers, pull_ack: Ship, tmp_path: Path
+) -> None:
+    """What lies beside the new one is not what one of them still has of the old one."""
+    path, old = tmp_path / "events.db", tmp_path / "old.db"
+    endpoints = [free_endpoint(), free_endpoint()]
+    collectors = [pull_ack(endpoint, "--sqlite", str(path)) for endpoint in endpoints]
+    shippers = [our_shipper(endpoint) for endpoint in endpoints]
+    expected: dict[Path, list[bytes]] = {old: [], path: []}
+    for number in range(1, 7):
+        if number == 4:
+            path.rename(old)
+        for shipper, who in zip(shippers, (ALICE, BOB)):
+            event = b'{"n":"%b %d"}' % (who[:3], number)
+            shipper.offer(who, number, 1, event)
+            shipper.answers((who, number))
+            expected[old if number < 4 else path].append(event)
+    for collector in collectors:
+        assert ANEW in collector.read_stderr_line()
+        collector.signal(signal.SIGTERM)
+        assert collector.finish().status == 0
+    for database, events in expected.items():
+        assert rows(alone(database, tmp_path)) == events
+        assert ask(database, "PRAGMA integrity_check") == [("ok",)]
 
 
 def test_a_folder_that_is_taken_away_holds_back_until_it_is_there_again(

@@ -133,6 +133,24 @@ def test_a_terminal_that_has_hung_up_ends_it_at_sighup_where_nothing_comes(pull:
     assert puller.end(signal.SIGHUP) == ["0 events written"]
 
 
+def test_a_terminal_that_nobody_reads_holds_back_and_does_not_keep_it_from_ending(
+    pull: Pull, push: Push
+) -> None:
+    """It takes a part of what is written to it, and a write of more than that would block."""
+    user, program = pty.openpty()
+    try:
+        puller = pull(stdout=program)
+        send_until_held_back(push(puller.endpoint, SNDHWM=10))
+        begin = time.monotonic()
+        puller.signal(signal.SIGTERM)
+        assert puller.process.wait(DEADLINE_S) == 1
+        assert time.monotonic() - begin < 5
+    finally:
+        os.close(user)
+        os.close(program)
+    assert GAVE_UP.fullmatch(puller.said()[0])
+
+
 def test_a_terminal_is_shown_no_escape_sequences(pull: Pull, push: Push) -> None:
     """U+009B is ESC and a bracket in one character, which JSON lets pass (ECMA-48)."""
     event = '{"a":"\u009b31m \u0085 \x7f \u00e9 \u0101"}'

@@ -57,6 +57,10 @@ class Sink(abc.ABC):
         """At SIGHUP: go on where the name leads now, if that can have changed."""
         return  # for most sinks it cannot
 
+    async def leave(self) -> None:
+        """The collector ends: take away what only it needed. Nobody waits long, or for success."""
+        return  # most have nothing of the kind
+
     def close(self) -> None:
         """It is not used any more: what it has written is whole after that."""
         return  # for most sinks it is always

@@ -180,6 +180,16 @@ class RedisList(Sink):
         await self._push([Offer(b"", self._writer, self._number, self._number, events)])
         self._number += 1
 
+    async def leave(self) -> None:
+        """Remove the collector's own record, which only its next attempt would need."""
+        if self._number == 1 or self._failed:
+            return
+        with contextlib.suppress(*self._errors):
+            async with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.hdel(self._keys[1], self._writer.hex())
+                pipeline.zrem(self._keys[2], self._writer.hex())
+                await pipeline.execute()
+
     async def keep(self, offers: list[Offer]) -> dict[bytes, int]:
         """Push what is new in `offers`; returns the shippers' records, which are in Redis, too."""
         before = await self._push(offers)
