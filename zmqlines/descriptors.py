@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 
@@ -12,3 +13,9 @@ def allow_open_files() -> None:
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def free_descriptors() -> int:
+    """How many more the process may open."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most - len(os.listdir("/proc/self/fd")) + 1  # one was for looking

@@ -76,7 +76,7 @@ class Spool(zmqpush.Backlog):
         super().__init__(limit, form)
         self.unsaved = 0  # events that were put and are not on disk yet
         self.unsure = 0  # events that were sent, and are kept until they have left this machine
-        self.look: Callable[[], None] = lambda: None  # whether something has; it calls `left()`
+        self.look: Callable[[bool], None] = lambda _: None  # whether some have; it calls `left()`
         self.ended = asyncio.Event()  # nothing more will be put
         self._place = directory
         self._folder = SpoolFolder(directory)
@@ -173,7 +173,7 @@ class Spool(zmqpush.Backlog):
             zmqpush.say(f"{not_written(error)}; reading on when that is over")
         self._told = True
         await asyncio.sleep(SPOOL_RETRY_S)
-        self.look()
+        self.look(True)
         self._forget()  # which may have failed as well
 
     async def _save(self) -> None:
@@ -263,7 +263,7 @@ class Spool(zmqpush.Backlog):
             self._load()
             if self._loaded:
                 break
-            if ended:
+            if ended and not self._folder.will_go_on():
                 return None
             self._told = self._told and (self.unsaved > 0 or self._folder.is_short())
             await asyncio.wait({self._news})
@@ -334,7 +334,7 @@ class Spool(zmqpush.Backlog):
         if not self.ended.is_set() or self._in_hand or self._returned:
             return False
         self._load()
-        return not self._loaded
+        return not (self._loaded or self._folder.will_go_on())
 
     def _let_go(self, file: SpoolFile, number: int) -> None:
         self._gone.setdefault(file, []).append(number)
@@ -385,6 +385,8 @@ class Spool(zmqpush.Backlog):
 
     def _adopt(self) -> None:
         self.size += self._folder.adopt(self.announce)
+        if self._folder.is_waiting:
+            self.look(True)  # files that are done with give their descriptors back
 
     def _put_aside(self, file: SpoolFile, error: sqlite3.Error) -> None:
         """`file` is damaged: go on with what was loaded, without it."""
@@ -412,7 +414,7 @@ class Spool(zmqpush.Backlog):
 
     def close(self, delivered: bool) -> None:
         """Everything was `delivered`, or nobody tries any longer."""
-        self.look()
+        self.look(False)
         self._forget()
         if not delivered or self.unsure:
             self._keep_in_place()

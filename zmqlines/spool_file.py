@@ -83,11 +83,20 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+FOR_NOW = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+SQLITE_FOR_NOW = (  # the last one is also what it says where it gets no descriptor
+    "database or disk is full",
+    "disk I/O error",
+    "out of memory",
+    "unable to open database file",
+)
+
+
 def is_for_now(error: Exception) -> bool:
     """Whether it may work later, as when others have made room on the disk."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-    return str(error) in ("database or disk is full", "disk I/O error")
+        return error.errno in FOR_NOW
+    return str(error) in SQLITE_FOR_NOW
 
 
 def refuse_small_disk(directory: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -147,4 +148,22 @@ def test_numbers_beyond_32_bits_are_sent(
     file.close()
     assert_delivered(start_draining(ship, eager_collector.endpoint, directory).finish(), 2)
     assert eager_collector.receive(2) == [b"first", b"later"]
+    assert names(directory) == []
+
+
+@pytest.mark.parametrize("has_ended", [False, True], ids=["input-open", "input-ended"])
+def test_files_for_which_there_are_not_enough_descriptors_are_sent_when_there_are(
+    has_ended: bool, directory: Path, eager_collector: Collector, ship: Ship
+) -> None:
+    expected = make_files(directory, 60)
+
+    def allow_few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+
+    options = ("-c", eager_collector.endpoint, "--spool", str(directory), "--format", "raw")
+    shipper = ship(*options, preexec_fn=allow_few)
+    if has_ended:
+        shipper.end_input()
+    assert eager_collector.receive(len(expected)) == expected
+    assert_delivered(shipper.finish(), len(expected))
     assert names(directory) == []
