@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import collections
 import contextlib
-import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -161,6 +160,8 @@ class Spool(zmqpush.Backlog):
     async def end(self) -> None:
         """Nothing more will be put."""
         try:
+            with contextlib.suppress(CannotKeep):  # what could not be synced goes to another file
+                await self.safe()
             await self.safe()
         except CannotKeep as error:
             zmqpush.say(str(error))
@@ -186,7 +187,11 @@ class Spool(zmqpush.Backlog):
             return
         own = self._own()
         self._synced_at = time.monotonic()
-        await asyncio.get_running_loop().run_in_executor(None, own.sync)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, own.sync)
+        except OSError:
+            self._write_again(own)
+            raise
         if own.closed:  # meanwhile it was found to be damaged
             await self._save()
         else:
@@ -194,7 +199,12 @@ class Spool(zmqpush.Backlog):
 
     def _sync(self) -> None:
         self._synced_at = time.monotonic()
-        self._own().sync()
+        own = self._own()
+        try:
+            own.sync()
+        except OSError:
+            self._write_again(own)
+            raise
         self._now_synced()
 
     def _now_synced(self) -> None:
@@ -227,6 +237,27 @@ class Spool(zmqpush.Backlog):
         else:
             self._fresh.append(chunk)
             self._grown(chunk.size)
+
+    def _write_again(self, own: SpoolFile) -> None:
+        """What was put could not be synced to `own`: write it to another file."""
+        if own.closed:  # it was found to be damaged meanwhile
+            return
+        self.size -= sum(chunk.size for chunk in self._fresh)
+        with contextlib.suppress(sqlite3.Error):  # then it may be sent twice
+            own.take_back(self._fresh)
+        self._folder.retire_own(self._synced)
+        self._again += reversed(self._fresh)
+        self._fresh.clear()
+
+    def take_back(self, chunks: list[Finished]) -> None:
+        """Their writer was told that we do not have `chunks`, which are not on the disk."""
+        fresh = [chunk for chunk in chunks if chunk in self._fresh]
+        if fresh:
+            self.size -= sum(chunk.size for chunk in fresh)
+            with contextlib.suppress(sqlite3.Error):  # then it may be sent twice
+                self._own().take_back(fresh)
+        self._fresh = [chunk for chunk in self._fresh if chunk not in fresh]
+        self._again = [chunk for chunk in self._again if chunk not in chunks]
 
     def _own(self) -> SpoolFile:
         """Our own file, which has what is not synced."""
@@ -360,7 +391,7 @@ class Spool(zmqpush.Backlog):
         while not self._loaded:
             file, until = folder.own, float(self._synced)
             if folder.left_behind:
-                file, until = folder.left_behind[0], math.inf
+                file, until = folder.left_behind[0], folder.left_behind[0].until
             try:
                 chunks = file.load(until) if file else []
             except sqlite3.Error as error:

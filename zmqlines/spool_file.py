@@ -187,6 +187,7 @@ class SpoolFile:
             raise
         self.closed = False
         self.loaded = first - 1  # number of the last chunk that was loaded
+        self.until = math.inf  # the last number that is to be loaded
         self.held = 0  # how many were loaded and are not deleted
 
     @classmethod
@@ -276,8 +277,20 @@ class SpoolFile:
         short = disk.f_bavail * disk.f_frsize < DISK_RESERVE + size
         return short and self._free() * self.PAGE_SIZE < size
 
+    def take_back(self, chunks: list[Finished]) -> None:
+        """Delete `chunks`, which were appended and not loaded."""
+        for chunk in chunks:
+            self.events -= chunk.count()
+            self.size -= chunk.size
+        if not self.closed:
+            numbers = [(chunk.number,) for chunk in chunks]
+            self._db.executemany("DELETE FROM chunk WHERE number = ?", numbers)
+
     def sync(self) -> None:
-        """Return when what was appended is on the disk. On any thread."""
+        """Return when what was appended is on the disk. On any thread.
+
+        If that fails, it proves nothing to try again: Linux forgets what it could not write.
+        """
         os.fdatasync(self._log)
 
     def load(self, until: float = math.inf) -> list[Finished]:

@@ -68,6 +68,13 @@ class SpoolFolder:
         self.own = SpoolFile.create(self._directory)
         self.files.append(self.own)
 
+    def retire_own(self, until: int) -> None:
+        """Our own file could not be synced: begin another for what comes after `until`."""
+        if self.own:
+            self.own.until = until
+            self.left_behind.append(self.own)
+        self.own = None
+
     def is_short(self) -> bool:
         """Whether the disk has no more than what is left free for deleting."""
         try:
