@@ -308,7 +308,7 @@ class Spool(zmqpush.Backlog):
 
     def shipper_of(self, chunk: Sendable) -> bytes:
         """Whose it is: 16 bytes, which belong to this process or to a file."""
-        return file_of(chunk).id
+        return file_of(chunk).shipper_of(chunk.number)
 
     def done(self, chunk: Sendable, messages: int) -> None:
         """`chunk` was taken by libzmq, whole, as so many messages; or, if 0, acknowledged."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import itertools
 import math
 import os
@@ -176,11 +177,12 @@ class SpoolFile:
             self._make_or_know()
             self.events: int  # not sent yet
             self.size: int  # of those, in bytes
-            self.events, self.size, first = self._db.execute(
+            self.events, self.size, first, last, count = self._db.execute(
                 "SELECT coalesce(sum(events), 0), coalesce(sum(length(text) + 1), 0), "
-                "coalesce(min(number), 1) FROM chunk"
+                "coalesce(min(number), 1), coalesce(max(number), 0), count(*) FROM chunk"
             ).fetchone()
-            self.id = self._read_id()
+            self._id = self._read_id()
+            self._ends = self._read_ends(last) if count != last - first + 1 else []
             self._log = os.open(path + LOG_SUFFIX, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, sqlite3.Error):
             self._db.close()
@@ -255,6 +257,25 @@ class SpoolFile:
                 return shipper
         raise sqlite3.DatabaseError("the shipper's id is not as it was written")
 
+    def _read_ends(self, last: int) -> list[int]:
+        """The numbers before `last` after which some are missing: collectors shared them."""
+        ends = (
+            "SELECT number FROM chunk AS c WHERE number < ? AND NOT EXISTS "
+            "(SELECT 1 FROM chunk WHERE number = c.number + 1) ORDER BY number"
+        )
+        return [number for (number,) in self._db.execute(ends, (last,))]
+
+    def shipper_of(self, number: int) -> bytes:
+        """Whose the chunk is for a collector that acknowledges: it takes numbers without a gap.
+
+        So what comes before a gap is somebody else's, whose name its last number makes.
+        """
+        for end in self._ends:
+            if number <= end:
+                name = self._id + end.to_bytes(8, "big")
+                return hashlib.blake2b(name, digest_size=zmqpush.SHIPPER_SIZE).digest()
+        return self._id
+
     def append(self, chunk: Finished) -> None:
         """Add `chunk` and number it, or raise.
 
@@ -282,9 +303,12 @@ class SpoolFile:
         for chunk in chunks:
             self.events -= chunk.count()
             self.size -= chunk.size
-        if not self.closed:
+        if chunks and not self.closed:
             numbers = [(chunk.number,) for chunk in chunks]
             self._db.executemany("DELETE FROM chunk WHERE number = ?", numbers)
+            # Nobody has seen these numbers: without a gap they are used again.
+            rewind = "UPDATE sqlite_sequence SET seq = ? WHERE name = 'chunk' AND seq = ?"
+            self._db.execute(rewind, (min(numbers)[0] - 1, max(numbers)[0]))
 
     def sync(self) -> None:
         """Return when what was appended is on the disk. On any thread.
