@@ -140,7 +140,8 @@ class Fifo(Link):
 
     def is_waiting(self) -> bool:
         """Whether more may have left in a while, though nothing more is sent."""
-        return self.departures.is_waiting(self._is_shared)
+        kernel_has_some = any(each.queued() for each in self._descriptors.values())
+        return kernel_has_some and self.departures.is_waiting(self._is_shared)
 
     # the end
 
