@@ -18,3 +18,9 @@ def allow_open_files() -> None:
 def open_files() -> int:
     """How many the process has open, all together."""
     return len(os.listdir("/proc/self/fd")) - 1  # one of them was for this
+
+
+def free_descriptors() -> int:
+    """How many more the process may open."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most - len(os.listdir("/proc/self/fd")) + 1  # one was for looking

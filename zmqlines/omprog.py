@@ -49,6 +49,9 @@ class Shortcut(Protocol):
     def save(self, text: bytes) -> bool:
         """As `put()`, and it is safe then: rsyslog may forget it. Raises CannotKeep."""
 
+    def take_back(self, events: list[Finished]) -> None:
+        """After a CannotKeep: rsyslog is told that we do not have `events`, which come again."""
+
 
 class NoShortcut:
     """Where more has to happen before an OK."""
@@ -57,6 +60,9 @@ class NoShortcut:
         return False
 
     save = put
+
+    def take_back(self, events: list[Finished]) -> None:
+        """A backlog in memory refuses nothing."""
 
 
 class PastTheQueue:
@@ -79,6 +85,9 @@ class PastTheQueue:
 
     save = put
 
+    def take_back(self, events: list[Finished]) -> None:
+        """What libzmq has is sent."""
+
 
 class Journal(Protocol):
     """What a shortcut needs of a spool."""
@@ -87,6 +96,7 @@ class Journal(Protocol):
     size: int
 
     def put_chunk(self, chunk: zmqpush.Sendable) -> None: ...
+    def take_back(self, chunks: list[Finished]) -> None: ...
     def syncs_quickly(self) -> bool: ...
     def sync(self) -> None: ...
     def now_ms(self) -> int: ...
@@ -100,17 +110,29 @@ class OntoDisk:
         self._form = form
 
     def put(self, text: bytes) -> bool:
+        return self._put(text) is not None
+
+    def _put(self, text: bytes) -> Finished | None:
         spool = self._spool
         if 0 < spool.limit <= spool.size:
-            return False
-        spool.put_chunk(event_of(text, self._form, spool.now_ms()))
-        return True
+            return None
+        event = event_of(text, self._form, spool.now_ms())
+        spool.put_chunk(event)
+        return event
 
     def save(self, text: bytes) -> bool:
-        if not self._spool.syncs_quickly() or not self.put(text):
+        event = self._put(text) if self._spool.syncs_quickly() else None
+        if event is None:
             return False
-        self._spool.sync()
+        try:
+            self._spool.sync()
+        except CannotKeep:
+            self.take_back([event])
+            raise
         return True
+
+    def take_back(self, events: list[Finished]) -> None:
+        self._spool.take_back(events)
 
 
 def shortcut(options: argparse.Namespace, backlog: Any, form: EventFormat, link: Link) -> Shortcut:
@@ -202,13 +224,20 @@ class Omprog:
             await backlog.safe()
             return "OK"
         await backlog.room()
-        events = list(zmqpush.pieces(text, self._max_line or len(text)))
-        for event in events:
-            backlog.put_chunk(event_of(event, self._form, backlog.now_ms()))
-        if self._in_transaction:
-            return "DEFER_COMMIT"
-        backlog.unanswered = len(events)
-        await backlog.safe()
+        events = [
+            event_of(piece, self._form, backlog.now_ms())
+            for piece in zmqpush.pieces(text, self._max_line or len(text))
+        ]
+        try:
+            for event in events:
+                backlog.put_chunk(event)
+            if self._in_transaction:
+                return "DEFER_COMMIT"
+            backlog.unanswered = len(events)
+            await backlog.safe()
+        except CannotKeep:
+            self._shortcut.take_back(events)
+            raise
         return "OK"
 
     def _dot_later(self) -> None:

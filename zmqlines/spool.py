@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import collections
 import contextlib
-import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -76,7 +75,7 @@ class Spool(zmqpush.Backlog):
         super().__init__(limit, form)
         self.unsaved = 0  # events that were put and are not on disk yet
         self.unsure = 0  # events that were sent, and are kept until they have left this machine
-        self.look: Callable[[], None] = lambda: None  # whether something has; it calls `left()`
+        self.look: Callable[[bool], None] = lambda _: None  # whether some have; it calls `left()`
         self.ended = asyncio.Event()  # nothing more will be put
         self._place = directory
         self._folder = SpoolFolder(directory)
@@ -161,6 +160,8 @@ class Spool(zmqpush.Backlog):
     async def end(self) -> None:
         """Nothing more will be put."""
         try:
+            with contextlib.suppress(CannotKeep):  # what could not be synced goes to another file
+                await self.safe()
             await self.safe()
         except CannotKeep as error:
             zmqpush.say(str(error))
@@ -173,7 +174,7 @@ class Spool(zmqpush.Backlog):
             zmqpush.say(f"{not_written(error)}; reading on when that is over")
         self._told = True
         await asyncio.sleep(SPOOL_RETRY_S)
-        self.look()
+        self.look(True)
         self._forget()  # which may have failed as well
 
     async def _save(self) -> None:
@@ -186,7 +187,11 @@ class Spool(zmqpush.Backlog):
             return
         own = self._own()
         self._synced_at = time.monotonic()
-        await asyncio.get_running_loop().run_in_executor(None, own.sync)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, own.sync)
+        except OSError:
+            self._write_again(own)
+            raise
         if own.closed:  # meanwhile it was found to be damaged
             await self._save()
         else:
@@ -194,7 +199,12 @@ class Spool(zmqpush.Backlog):
 
     def _sync(self) -> None:
         self._synced_at = time.monotonic()
-        self._own().sync()
+        own = self._own()
+        try:
+            own.sync()
+        except OSError:
+            self._write_again(own)
+            raise
         self._now_synced()
 
     def _now_synced(self) -> None:
@@ -227,6 +237,27 @@ class Spool(zmqpush.Backlog):
         else:
             self._fresh.append(chunk)
             self._grown(chunk.size)
+
+    def _write_again(self, own: SpoolFile) -> None:
+        """What was put could not be synced to `own`: write it to another file."""
+        if own.closed:  # it was found to be damaged meanwhile
+            return
+        self.size -= sum(chunk.size for chunk in self._fresh)
+        with contextlib.suppress(sqlite3.Error):  # then it may be sent twice
+            own.take_back(self._fresh)
+        self._folder.retire_own(self._synced)
+        self._again += reversed(self._fresh)
+        self._fresh.clear()
+
+    def take_back(self, chunks: list[Finished]) -> None:
+        """Their writer was told that we do not have `chunks`, which are not on the disk."""
+        fresh = [chunk for chunk in chunks if chunk in self._fresh]
+        if fresh:
+            self.size -= sum(chunk.size for chunk in fresh)
+            with contextlib.suppress(sqlite3.Error):  # then it may be sent twice
+                self._own().take_back(fresh)
+        self._fresh = [chunk for chunk in self._fresh if chunk not in fresh]
+        self._again = [chunk for chunk in self._again if chunk not in chunks]
 
     def _own(self) -> SpoolFile:
         """Our own file, which has what is not synced."""
@@ -263,7 +294,7 @@ class Spool(zmqpush.Backlog):
             self._load()
             if self._loaded:
                 break
-            if ended:
+            if ended and not self._folder.will_go_on():
                 return None
             self._told = self._told and (self.unsaved > 0 or self._folder.is_short())
             await asyncio.wait({self._news})
@@ -277,7 +308,7 @@ class Spool(zmqpush.Backlog):
 
     def shipper_of(self, chunk: Sendable) -> bytes:
         """Whose it is: 16 bytes, which belong to this process or to a file."""
-        return file_of(chunk).id
+        return file_of(chunk).shipper_of(chunk.number)
 
     def done(self, chunk: Sendable, messages: int) -> None:
         """`chunk` was taken by libzmq, whole, as so many messages; or, if 0, acknowledged."""
@@ -334,7 +365,7 @@ class Spool(zmqpush.Backlog):
         if not self.ended.is_set() or self._in_hand or self._returned:
             return False
         self._load()
-        return not self._loaded
+        return not (self._loaded or self._folder.will_go_on())
 
     def _let_go(self, file: SpoolFile, number: int) -> None:
         self._gone.setdefault(file, []).append(number)
@@ -360,7 +391,7 @@ class Spool(zmqpush.Backlog):
         while not self._loaded:
             file, until = folder.own, float(self._synced)
             if folder.left_behind:
-                file, until = folder.left_behind[0], math.inf
+                file, until = folder.left_behind[0], folder.left_behind[0].until
             try:
                 chunks = file.load(until) if file else []
             except sqlite3.Error as error:
@@ -385,6 +416,8 @@ class Spool(zmqpush.Backlog):
 
     def _adopt(self) -> None:
         self.size += self._folder.adopt(self.announce)
+        if self._folder.is_waiting:
+            self.look(True)  # files that are done with give their descriptors back
 
     def _put_aside(self, file: SpoolFile, error: sqlite3.Error) -> None:
         """`file` is damaged: go on with what was loaded, without it."""
@@ -412,7 +445,7 @@ class Spool(zmqpush.Backlog):
 
     def close(self, delivered: bool) -> None:
         """Everything was `delivered`, or nobody tries any longer."""
-        self.look()
+        self.look(False)
         self._forget()
         if not delivered or self.unsure:
             self._keep_in_place()

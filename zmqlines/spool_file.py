@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import itertools
 import math
 import os
@@ -83,11 +84,20 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+FOR_NOW = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+SQLITE_FOR_NOW = (  # the last one is also what it says where it gets no descriptor
+    "database or disk is full",
+    "disk I/O error",
+    "out of memory",
+    "unable to open database file",
+)
+
+
 def is_for_now(error: Exception) -> bool:
     """Whether it may work later, as when others have made room on the disk."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-    return str(error) in ("database or disk is full", "disk I/O error")
+        return error.errno in FOR_NOW
+    return str(error) in SQLITE_FOR_NOW
 
 
 def refuse_small_disk(directory: str) -> None:
@@ -167,11 +177,12 @@ class SpoolFile:
             self._make_or_know()
             self.events: int  # not sent yet
             self.size: int  # of those, in bytes
-            self.events, self.size, first = self._db.execute(
+            self.events, self.size, first, last, count = self._db.execute(
                 "SELECT coalesce(sum(events), 0), coalesce(sum(length(text) + 1), 0), "
-                "coalesce(min(number), 1) FROM chunk"
+                "coalesce(min(number), 1), coalesce(max(number), 0), count(*) FROM chunk"
             ).fetchone()
-            self.id = self._read_id()
+            self._id = self._read_id()
+            self._ends = self._read_ends(last) if count != last - first + 1 else []
             self._log = os.open(path + LOG_SUFFIX, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, sqlite3.Error):
             self._db.close()
@@ -179,6 +190,7 @@ class SpoolFile:
         self.closed = False
         self._is_adopted = False  # another process had it, and may have sent what is in it
         self.loaded = first - 1  # number of the last chunk that was loaded
+        self.until = math.inf  # the last number that is to be loaded
         self.held = 0  # how many were loaded and are not deleted
 
     @classmethod
@@ -248,6 +260,25 @@ class SpoolFile:
                 return shipper
         raise sqlite3.DatabaseError("the shipper's id is not as it was written")
 
+    def _read_ends(self, last: int) -> list[int]:
+        """The numbers before `last` after which some are missing: collectors shared them."""
+        ends = (
+            "SELECT number FROM chunk AS c WHERE number < ? AND NOT EXISTS "
+            "(SELECT 1 FROM chunk WHERE number = c.number + 1) ORDER BY number"
+        )
+        return [number for (number,) in self._db.execute(ends, (last,))]
+
+    def shipper_of(self, number: int) -> bytes:
+        """Whose the chunk is for a collector that acknowledges: it takes numbers without a gap.
+
+        So what comes before a gap is somebody else's, whose name its last number makes.
+        """
+        for end in self._ends:
+            if number <= end:
+                name = self._id + end.to_bytes(8, "big")
+                return hashlib.blake2b(name, digest_size=zmqpush.SHIPPER_SIZE).digest()
+        return self._id
+
     def append(self, chunk: Finished) -> None:
         """Add `chunk` and number it, or raise.
 
@@ -270,8 +301,23 @@ class SpoolFile:
         short = disk.f_bavail * disk.f_frsize < DISK_RESERVE + size
         return short and self._free() * self.PAGE_SIZE < size
 
+    def take_back(self, chunks: list[Finished]) -> None:
+        """Delete `chunks`, which were appended and not loaded."""
+        for chunk in chunks:
+            self.events -= chunk.count()
+            self.size -= chunk.size
+        if chunks and not self.closed:
+            numbers = [(chunk.number,) for chunk in chunks]
+            self._db.executemany("DELETE FROM chunk WHERE number = ?", numbers)
+            # Nobody has seen these numbers: without a gap they are used again.
+            rewind = "UPDATE sqlite_sequence SET seq = ? WHERE name = 'chunk' AND seq = ?"
+            self._db.execute(rewind, (min(numbers)[0] - 1, max(numbers)[0]))
+
     def sync(self) -> None:
-        """Return when what was appended is on the disk. On any thread."""
+        """Return when what was appended is on the disk. On any thread.
+
+        If that fails, it proves nothing to try again: Linux forgets what it could not write.
+        """
         os.fdatasync(self._log)
 
     def load(self, until: float = math.inf) -> list[Finished]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 import zmqpush
-from zmqlines.descriptors import allow_open_files
+from zmqlines.descriptors import allow_open_files, free_descriptors
 from zmqlines.spool_file import (
     DISK_RESERVE,
     SpoolFile,
@@ -26,6 +26,8 @@ from zmqlines.spool_file import (
 
 MOST_LEFT_BEHIND = 64  # files that are taken over at once
 LOOK_INTERVAL_S = 1.0
+RETRY_INTERVAL_S = 1.0
+SPARE_DESCRIPTORS = 24  # for connections, and for what libzmq and a file of our own need
 
 
 class SpoolFolder:
@@ -50,8 +52,14 @@ class SpoolFolder:
                 raise
         self.left_behind: collections.deque[SpoolFile] = collections.deque()  # not loaded whole
         self._refused: set[str] = set()  # paths that cannot be opened
+        self._told: set[str] = set()  # paths that cannot be opened just now
+        self.is_waiting = False  # for one of those, or for descriptors
         self._look_at = 0.0  # time.monotonic(), for files of others
         self._will_look = False  # though nothing else happens
+
+    def will_go_on(self) -> bool:
+        """Whether there are more files, for which those that we hold have to go first."""
+        return self.is_waiting and any(file is not self.own for file in self.files)
 
     def begin_anew(self) -> None:
         """Begin a file of our own; the one before was lost, if there was any."""
@@ -59,6 +67,13 @@ class SpoolFolder:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.own = SpoolFile.create(self._directory)
         self.files.append(self.own)
+
+    def retire_own(self, until: int) -> None:
+        """Our own file could not be synced: begin another for what comes after `until`."""
+        if self.own:
+            self.own.until = until
+            self.left_behind.append(self.own)
+        self.own = None
 
     def is_short(self) -> bool:
         """Whether the disk has no more than what is left free for deleting."""
@@ -76,18 +91,23 @@ class SpoolFolder:
         """
         now = time.monotonic()
         if now < self._look_at:
-            if not self._will_look:
-                self._will_look = True
-                asyncio.get_running_loop().call_later(self._look_at - now, announce)
+            self._look_again(self._look_at - now, announce)
             return 0
-        self._will_look = False
+        self._will_look = self.is_waiting = False
         with contextlib.suppress(OSError, sqlite3.Error):  # then the next time
             if self.own:
                 self.own.shrink()
         adopted = [file for file in map(self._adopted, self._paths_of_others()) if file]
         if not self.left_behind:
             self._look_at = now + LOOK_INTERVAL_S
+        if self.is_waiting:
+            self._look_again(RETRY_INTERVAL_S, announce)
         return sum(file.size for file in adopted)
+
+    def _look_again(self, delay_s: float, announce: Callable[[], None]) -> None:
+        if not self._will_look:
+            self._will_look = True
+            asyncio.get_running_loop().call_later(delay_s, announce)
 
     def _paths_of_others(self) -> list[str]:
         ours = {file.path for file in self.files}
@@ -102,10 +122,19 @@ class SpoolFolder:
         if path in self._refused or len(self.left_behind) >= MOST_LEFT_BEHIND:
             return None
         try:
+            if free_descriptors() < SPARE_DESCRIPTORS:
+                self.is_waiting = True
+                return None
             file = SpoolFile.adopt(path)
         except FileNotFoundError:  # somebody else was quicker
             return None
         except (OSError, sqlite3.Error) as error:
+            if is_for_now(error):
+                self.is_waiting = True
+                if path not in self._told:
+                    self._told.add(path)
+                    zmqpush.say(f"{path}: {reason(error)}; it is tried again")
+                return None
             self._refused.add(path)
             if is_damage(error):
                 put_aside(path, error)

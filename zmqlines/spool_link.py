@@ -88,13 +88,18 @@ class Fifo(Link):
 
     # what has left
 
-    def left(self) -> list[Sent]:
-        """The chunks that have left since the last call."""
+    def left(self, thoroughly: bool) -> list[Sent]:
+        """The chunks that have left since the last call; if `thoroughly`, by each byte.
+
+        Where nothing needs that, some more are kept, and sent again when the collector dies.
+        """
         if self._is_shared:
             return self._left_by_all()
         if len(self._descriptors) != 1:
             return []
         (descriptor,) = self._descriptors.values()
+        if thoroughly:
+            return self._first(descriptor)
         return self.departures.left(descriptor.in_kernel())
 
     def settle(self) -> tuple[list[Sent], list[Sent]]:
@@ -110,13 +115,17 @@ class Fifo(Link):
             if self._is_closed and not descriptor.queued() and not descriptor.has_ended():
                 left = self.departures.rest()
             else:
-                size = self._counted(descriptor)
-                chunk = self.chunk
-                begun = wire_size(chunk.messages(), chunk.size) if chunk else 0
-                # More than it can be would mean that we do not know what is on the wire.
-                if size + descriptor.queued() <= self.departures.wire() + begun:
-                    left = self.departures.first_on_wire(size)
+                left = self._first(descriptor)
         return left, self.departures.rest()
+
+    def _first(self, descriptor: Descriptor) -> list[Sent]:
+        """Those that are in what the other kernel has acknowledged."""
+        size = self._counted(descriptor)
+        begun = wire_size(self.chunk.messages(), self.chunk.size) if self.chunk else 0
+        # More than it can be would mean that we do not know what is on the wire.
+        if size + descriptor.queued() <= self.departures.wire() + begun:
+            return self.departures.first_on_wire(size)
+        return []
 
     def _counted(self, descriptor: Descriptor) -> int:
         """Bytes of messages that the other kernel has acknowledged; 0 where nobody can tell."""
@@ -131,7 +140,8 @@ class Fifo(Link):
 
     def is_waiting(self) -> bool:
         """Whether more may have left in a while, though nothing more is sent."""
-        return self.departures.is_waiting(self._is_shared)
+        kernel_has_some = any(each.queued() for each in self._descriptors.values())
+        return kernel_has_some and self.departures.is_waiting(self._is_shared)
 
     # the end
 
@@ -307,14 +317,16 @@ class SpoolLink(Link):
                 self._look.cancel()
             self._look = self._loop.call_soon(self.look)
 
-    def look(self) -> None:
+    def look(self, thoroughly: bool = False) -> None:
         """Let the rows go of what has left."""
+        if self._look:
+            self._look.cancel()
         self._look = None
         if not self._backlog:
             return
         waits = False
         for fifo in self._fifos():
-            self._backlog.left(fifo.left())
+            self._backlog.left(fifo.left(thoroughly))
             waits = waits or fifo.is_waiting()
         if waits:
             self._look = self._loop.call_later(self._look_again_s, self.look)

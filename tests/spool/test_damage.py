@@ -21,7 +21,6 @@ from pathlib import Path
 
 import pytest
 
-import zmqlines.spool
 from tests.spool.helpers import (
     assert_delivered,
     feed,
@@ -420,33 +419,3 @@ def test_line_that_is_being_written_when_the_file_turns_out_damaged_is_kept(
         return messages
 
     assert asyncio.run(scenario())[-1] == b"new"
-
-
-def test_sync_that_fails_is_tried_until_it_succeeds(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(zmqlines.spool, "SPOOL_RETRY_S", 0.01)
-    failures = [OSError(errno.EIO, os.strerror(errno.EIO))] * 3
-
-    async def scenario() -> list[bytes]:
-        spool = make_spool(directory)
-        really_sync = spool._own().sync
-
-        def sync() -> None:
-            if failures:
-                raise failures.pop()
-            really_sync()
-
-        vars(spool._folder.own).update(sync=sync)
-        await spool.put(text(lines(1000, size=99)))
-        assert not failures
-        await spool.end()
-        messages: list[bytes] = []
-        while chunk := await spool.get():
-            messages += chunk.messages()
-            spool.done(chunk, chunk.count())
-        return messages
-
-    assert asyncio.run(scenario()) == lines(1000, size=99)
-    said = "cannot write to the spool: Input/output error; reading on when that is over"
-    assert capfd.readouterr().err.endswith(f": {said}\n")

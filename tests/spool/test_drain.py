@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from tests.spool.helpers import (
 from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector
 from tests.support.lines import lines, text
+from tests.support.places import InSqlite
 from tests.support.proc import wait_until_asleep
 from zmqlines.finished import Finished
 from zmqlines.spool_file import SpoolFile
@@ -147,4 +150,40 @@ def test_numbers_beyond_32_bits_are_sent(
     file.close()
     assert_delivered(start_draining(ship, eager_collector.endpoint, directory).finish(), 2)
     assert eager_collector.receive(2) == [b"first", b"later"]
+    assert names(directory) == []
+
+
+@pytest.mark.parametrize("has_ended", [False, True], ids=["input-open", "input-ended"])
+def test_files_for_which_there_are_not_enough_descriptors_are_sent_when_there_are(
+    has_ended: bool, directory: Path, eager_collector: Collector, ship: Ship
+) -> None:
+    expected = make_files(directory, 60)
+
+    def allow_few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+
+    options = ("-c", eager_collector.endpoint, "--spool", str(directory), "--format", "raw")
+    shipper = ship(*options, preexec_fn=allow_few)
+    if has_ended:
+        shipper.end_input()
+    assert eager_collector.receive(len(expected)) == expected
+    assert_delivered(shipper.finish(), len(expected))
+    assert names(directory) == []
+
+
+def test_file_with_gaps_is_acknowledged_without_waiting(
+    tmp_path: Path, directory: Path, endpoint: str, pull_ack: Ship, ship: Ship
+) -> None:
+    """Several collectors shared them; one that acknowledges takes numbers without a gap."""
+    file = SpoolFile.create(str(directory))
+    for number in range(30):
+        file.append(Finished(b"%d" % number, 1, 1))
+    file.forget([3, 4, 10, 15, 16, 17, 20, 25])
+    file.let_go()
+    left = [number for number in range(30) if number + 1 not in (3, 4, 10, 15, 16, 17, 20, 25)]
+    place = InSqlite(tmp_path / "events.db")
+    pull_ack(endpoint, *place.options)
+    options = ("--ack", "-c", endpoint, "--spool", str(directory))
+    assert_delivered(ship(*options, stdin=subprocess.DEVNULL).finish(), len(left))
+    assert place.messages() == [f"{number}" for number in left]
     assert names(directory) == []

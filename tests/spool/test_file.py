@@ -99,6 +99,44 @@ def test_chunk_that_is_not_as_it_was_written_is_never_sent(
     assert names(directory) == [f"{Path(file.path).name}.damaged"]
 
 
+def test_number_of_what_was_taken_back_is_used_again_for_there_must_be_no_gap(
+    directory: Path,
+) -> None:
+    file = SpoolFile.create(str(directory))
+    assert number_of_next(file, b"x") == 1
+    refused = [finished(b"a"), finished(b"b")]
+    for chunk in refused:
+        file.append(chunk)
+    file.take_back(refused)
+    assert (file.events, number_of_next(file, b"y")) == (1, 2)
+    assert loaded(file) == [(1, [b"x"]), (2, [b"y"])]
+    file.let_go()
+
+
+def test_chunks_behind_a_gap_keep_their_shipper_whatever_happens_to_those_before_it(
+    directory: Path,
+) -> None:
+    file = SpoolFile.create(str(directory))
+    for line in lines(9):
+        file.append(finished(line))
+    plain = file.shipper_of(1)
+    file.forget([3, 6])
+    file.let_go()
+    file = adopted(file.path)
+    before = [file.shipper_of(number) for number in (1, 2, 4, 5, 7, 8, 9)]
+    assert before[0] == before[1] != before[2] == before[3] != plain
+    assert before[4:] == [plain] * 3
+    file.forget([1, 2, 4])
+    file.let_go()
+    file = adopted(file.path)
+    assert [file.shipper_of(number) for number in (5, 7, 8, 9)] == before[3:]
+    file.forget([5])
+    file.let_go()
+    file = adopted(file.path)
+    assert [file.shipper_of(number) for number in (7, 8, 9)] == before[4:]
+    file.let_go()
+
+
 def test_file_that_moves_keeps_its_numbers_its_id_and_its_rows(directory: Path) -> None:
     file = SpoolFile.create(str(directory))
     for line in lines(5):

@@ -20,8 +20,15 @@ from tests.spool.helpers import (
     wait_until_held_back,
 )
 from tests.support.aliases import Collect, Ship
-from tests.support.lines import fill, lines, text, written_in_background
-from tests.support.proc import highest_memory, wait_until_asleep
+from tests.support.collector import Collector
+from tests.support.lines import (
+    fill,
+    lines,
+    text,
+    wait_until_pipe_is_empty,
+    written_in_background,
+)
+from tests.support.proc import highest_memory, wait_until_asleep, wakeups
 from tests.support.programs import wait_until_read
 from tests.support.waiting import wait_until
 
@@ -103,6 +110,21 @@ def test_stats_tell_what_waits_in_the_directory(directory: Path, endpoint: str, 
         told = counters(shipper.read_stderr_line(), directory)
         assert told[:3] in ((0, 0, 0), (700, 0, 700))
     assert told[3] > 700 * 9
+
+
+@pytest.mark.long
+def test_it_sleeps_when_all_was_sent_and_acknowledged(
+    directory: Path, eager_collector: Collector, ship: Ship
+) -> None:
+    expected = lines(3000, size=99)
+    shipper = start_raw(ship, eager_collector.endpoint, directory)
+    for start in range(0, 3000, 50):
+        shipper.write(text(expected[start : start + 50]))
+        wait_until_pipe_is_empty(shipper)
+    assert eager_collector.receive(3000) == expected
+    wait_until(lambda: wakeups(shipper.pid, 1.2) == (0, 0), "it has looked for files of others")
+    assert wakeups(shipper.pid, 4.0) == (0, 0)
+    assert_delivered(shipper.finish(), 3000)
 
 
 # ---- memory and disk --------------------------------------------------------------------------
