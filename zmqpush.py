@@ -97,6 +97,7 @@ if __name__ == "__main__":
 import argparse
 import asyncio
 import asyncio.unix_events
+import codecs
 import collections
 import errno
 import fcntl
@@ -126,7 +127,7 @@ try:
 except ImportError as missing:
     fail(f"{missing}: install pyzmq and aiozmq (on Debian python3-zmq and python3-aiozmq)")
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
 sys.modules.setdefault("zmqpush", sys.modules[__name__])  # run as a script, it is that module, too
 
@@ -326,6 +327,7 @@ class LineSplitter:
         self._max_line = max_line
         self._tail: list[bytes] = []  # the beginning of a line whose end has not come yet
         self.tail_size = 0
+        self._mark = codecs.BOM_UTF8  # that may stand before the first line
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the stream, return the lines that are whole now."""
@@ -333,6 +335,8 @@ class LineSplitter:
         lines = b""
         if end:
             lines = b"".join([*self._tail, data[:end]])
+            if self._mark:
+                lines, self._mark = lines.removeprefix(self._mark), b""
             if b"\r" in lines:
                 lines = lines.replace(b"\r\n", b"\n")
             if 0 < self._max_line < len(lines):
@@ -347,8 +351,8 @@ class LineSplitter:
 
     def end(self) -> bytes:
         """Return the last line, which has no line end."""
-        tail = b"".join(self._tail)
-        self._tail, self.tail_size = [], 0
+        tail = b"".join(self._tail).removeprefix(self._mark)
+        self._tail, self.tail_size, self._mark = [], 0, b""
         return self._cut(tail + b"\n") if tail else b""
 
     def _cut(self, lines: bytes) -> bytes:
@@ -360,7 +364,8 @@ class LineSplitter:
         return b"\n".join(cut) + b"\n"
 
     def _cut_tail(self) -> bytes:
-        tail = b"".join(self._tail)
+        tail = b"".join(self._tail).removeprefix(self._mark)
+        self._mark = b""
         undecided = b"\r" if tail.endswith(b"\r") else b""  # half of a line end, or of the line
         *cut, rest = pieces(tail[: len(tail) - len(undecided)], self._max_line)
         self.has_cut = self.has_cut or bool(cut)
@@ -535,10 +540,13 @@ class Stdin:
                 if self._ends_by < math.inf:
                     break
                 continue
-            except OSError:
+            except OSError as error:
                 if self._terminal:  # EIO: it has hung up
                     break
-                raise
+                if error.errno != errno.EPIPE:
+                    raise
+                say("standard input was overrun, and some of it is lost; reading on")  # /dev/kmsg
+                continue
             self._unread = b""
             self._allowance -= len(data)
             self._mid_line = not data.endswith(b"\n")
@@ -1411,9 +1419,10 @@ LONGEST_IPC_PATH = 107  # bytes (unix(7))
 
 
 def read_size(word: str) -> int:
-    """A size in bytes, such as `64k`. Raises ValueError."""
-    digits = word.lower().rstrip("kmg")
+    """A size in bytes, such as `64k` or `64kB`. Raises ValueError."""
+    digits = word.lower().rstrip("kmgb")
     unit = word.lower()[len(digits) :]
+    unit = unit[0] if unit[1:] == "b" else unit
     if not digits.isdecimal() or unit not in SIZE_UNITS:
         raise ValueError(word)
     return int(digits) * SIZE_UNITS[unit]
@@ -1444,6 +1453,8 @@ def read_endpoint(word: str, to_bind: bool = False) -> str:
     if word.startswith("ipc://") and 0 < len(os.fsencode(word[6:])) <= LONGEST_IPC_PATH:
         return word
     match = TCP.fullmatch(word)
+    if not match and TCP.fullmatch(f"tcp://{word}"):
+        raise argparse.ArgumentTypeError(f"{word!r} is not {ENDPOINT}. Type tcp://{word}")
     if not match or not (to_bind if match["port"] == "*" else 0 < int(match["port"]) < 65536):
         raise ValueError(word)
     if match["ipv6"]:
@@ -1452,7 +1463,7 @@ def read_endpoint(word: str, to_bind: bool = False) -> str:
         except OSError:
             raise ValueError(word) from None
     if match["name"] == "*" and not to_bind:
-        raise ValueError(word)
+        raise argparse.ArgumentTypeError(f"{word!r} is to bind. Type a host: {DEFAULT_ENDPOINT}")
     return word
 
 
@@ -1493,6 +1504,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,  # parse() wants to know what was not said
         )
+        self.group: Any = self  # of --help, to which option() adds
         self._prefix = prefix
         self._actions_of: dict[str, argparse.Action] = {}  # by variable
         self._default_of: dict[str, Any] = {}
@@ -1508,7 +1520,7 @@ class Parser(argparse.ArgumentParser):
         """
         if isinstance(default, list):
             settings["action"] = "append"
-        action = self.add_argument(*names, **settings)
+        action = self.group.add_argument(*names, **settings)
         self._actions_of[self._prefix + action.dest.upper()] = action
         self._default_of[action.dest] = default
         if part:
@@ -1599,7 +1611,7 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser(description: str) -> Parser:
     """All options, for this program and for those that share them."""
-    size = checked(read_size, "a size such as 65536, 64k, 1M or 2G")
+    size = checked(read_size, "a size such as 65536, 64k, 1M or 2GB")
     line_size = checked(read_line_size, "0 or a size of 4 or more")
     count_or_0 = checked(int, "a whole number from 0 up", 0, LARGEST_INT)
     linger = checked(
@@ -1610,15 +1622,23 @@ def build_parser(description: str) -> Parser:
     switch: dict[str, Any] = {"action": "store_true", "default": False}
 
     parser = Parser(description, "ZMQPUSH_")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     option = parser.option
     # fmt: off
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"""{parser.epilog}
+
+examples:
+  tail -F app.log | %(prog)s app -c tcp://logs.example.org:2120
+  %(prog)s app --spool /var/spool/app --ack -c tcp://logs.example.org:2120 <>app.fifo
+
+exit status:
+  0  everything was handed over, acknowledged, or is safe in the spool
+  1  something was given up, or not all of the input was read
+  2  it cannot work: a bad option, endpoint or combination, a missing package"""
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.group = parser.add_argument_group("choose what an event looks like")
     option("logtype", metavar="LOGTYPE", nargs="?", default="syslog",
            help="type of every event (syslog)")
-    option("-c", "--connect", metavar="ENDPOINT", type=CONNECT, default=[],
-           help=f"connect to a collector; repeatable, they share the load ({DEFAULT_ENDPOINT})")
-    option("-b", "--bind", metavar="ENDPOINT", type=BIND, default=[],
-           help="let collectors connect; repeatable")
     option("-f", "--field", metavar="NAME=VALUE", type=field, default=[],
            help="another string field in every event; repeatable")
     option("--timestamp", **switch, help="@timestamp: when the line was read")
@@ -1627,26 +1647,37 @@ def build_parser(description: str) -> Parser:
            help="json: an object is sent as it is, plus what it lacks; raw: the line (logstash)")
     option("--batch", metavar="N", type=COUNT, default=1,
            help="up to N events in a message, as a JSON array (1: one event, no array)")
+    parser.group = parser.add_argument_group("choose where events go")
+    option("-c", "--connect", metavar="ENDPOINT", type=CONNECT, default=[],
+           help=f"connect to a collector; repeatable, they share the load ({DEFAULT_ENDPOINT})")
+    option("-b", "--bind", metavar="ENDPOINT", type=BIND, default=[],
+           help="let collectors connect; repeatable")
+    parser.group = parser.add_argument_group("read from a pipe, a file or a FIFO")
+    option("--gather", metavar="SECONDS", type=gather, default=0.04,
+           help="let lines that come one by one and often gather for so long; 0: never (0.04)")
     option("--max-line", metavar="SIZE", type=line_size, default=SIZE_UNITS["m"],
            help="send longer lines in pieces of this size; 0: no limit (1M)")
+    parser.group = parser.add_argument_group("limit what waits")
+    option("--queue-limit", metavar="SIZE", type=size, default=0,
+           help="stop reading while this much input waits; 0: no limit (0)")
+    option("--linger", metavar="SECONDS", type=linger, default=math.inf,
+           help="how long to deliver after the end of input; -1: until done (-1)")
     option("--sndhwm", metavar="N", type=count_or_0, default=1000,
            help="ZMQ_SNDHWM: messages that libzmq holds a connection; 0: no limit (1000)")
     option("--high-water", metavar="SIZE", type=size, default=64 * SIZE_UNITS["k"],
            help="the most that the transport's write buffer holds (64k)")
     option("--low-water", metavar="SIZE", type=size, default=16 * SIZE_UNITS["k"],
            help="above this nothing more is sent until that buffer has drained (16k)")
-    option("--gather", metavar="SECONDS", type=gather, default=0.04,
-           help="let lines that come one by one and often gather for so long; 0: never (0.04)")
-    option("--queue-limit", metavar="SIZE", type=size, default=0,
-           help="stop reading while this much input waits; 0: no limit (0)")
-    option("--linger", metavar="SECONDS", type=linger, default=math.inf,
-           help="how long to deliver after the end of input; -1: until done (-1)")
+    parser.group = parser.add_argument_group("lose nothing")
     option("--spool", metavar="DIR", default="",
            part="spool",
            help="journal every line on disk, in files in DIR, before it is sent")
     option("--spool-limit", metavar="SIZE", type=size, default=0,
            part="spool",
            help="stop reading while this much waits in the spool; 0: no limit (0)")
+    option("--ack", **switch, part="dealer",
+           help="acknowledged delivery, to zmqpull.py --ack; --connect only")
+    parser.group = parser.add_argument_group("run under rsyslog")
     option("--omprog", **switch, part="omprog", help="answer rsyslog's confirmMessages on stdout")
     option("--omprog-transactions", **switch, part="omprog",
            help="answer rsyslog's useTransactions, too")
@@ -1656,8 +1687,7 @@ def build_parser(description: str) -> Parser:
     option("--omprog-commit", metavar="TEXT", default="COMMIT TRANSACTION",
            part="omprog",
            help="rsyslog's commitTransactionMark (COMMIT TRANSACTION)")
-    option("--ack", **switch, part="dealer",
-           help="acknowledged delivery, to zmqpull.py --ack; --connect only")
+    parser.group = parser.add_argument_group("see what it does")
     option("--stats", metavar="SECONDS", type=INTERVAL, default=0.0,
            part="counters",
            help="counters on stderr that often; SIGUSR1 asks for them at once")

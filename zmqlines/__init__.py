@@ -3,4 +3,4 @@
 It depends on the ground floor and on itself downwards, never on a program (docs/architecture.md).
 """
 
-__version__ = "1.0.0"  # as that of zmqpush.py, which loads no other
+__version__ = "1.1.0"  # as that of zmqpush.py, which loads no other

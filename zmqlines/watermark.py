@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--all", action="store_true", default=False, help="also what libzmq and the kernel hold"
     )
+    parser.epilog = str(parser.epilog).partition("\n")[0]
     options = zmqpush.parse_options(parser, sys.argv[1:])
     lines = asyncio.run(watermarks(options))
     try:

@@ -41,6 +41,7 @@ ROWS: list[tuple[str, list[str]]] = [
     ("peer, not a PULL socket", ["nothing", "every 2 s", "HTTP", "SSH", "31 s", "other endpoints"]),
     ("breaks the protocol", ["libzmq had queued", "restart"]),
     ("longer than `--max-line`", ["nothing", "pieces"]),
+    ("overruns `/dev/kmsg`", ["overwrote", "reading goes on"]),
     ("not UTF-8", [r"`\xNN`", "valid"]),
 ]
 #: 40 kills: what a soak test printed.

@@ -200,7 +200,25 @@ def test_an_endpoint_that_can_be_is_taken(endpoint: str) -> None:
 @pytest.mark.parametrize("option", ["max-line", "high-water", "low-water", "queue-limit"])
 @pytest.mark.parametrize(
     "size",
-    ["", "x", "k", "-1", "+1", "1.5k", "1 k", "1x", "1T", "1kk", "1kM", "0x10", "1e3", "1_0"],
+    [
+        "",
+        "x",
+        "k",
+        "-1",
+        "+1",
+        "1.5k",
+        "1 k",
+        "1x",
+        "1T",
+        "1kk",
+        "1kM",
+        "1b",
+        "b",
+        "1kbb",
+        "0x10",
+        "1e3",
+        "1_0",
+    ],
 )
 def test_what_is_no_size_is_refused(option: str, size: str, capfd: Capture) -> None:
     said = refused_here([f"--{option}={size}"], capfd)
@@ -274,3 +292,18 @@ def test_a_combination_that_means_nothing_is_refused(
 def test_equal_watermarks_are_taken() -> None:
     options = parse("--low-water", "64k", "--high-water", "64k")
     assert options["low_water"] == options["high_water"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "type_this"),
+    [
+        (["-c", "localhost:2120"], "Type tcp://localhost:2120"),
+        (["-b", "*:2120"], "Type tcp://*:2120"),
+        (["-c", "[::1]:2120"], "Type tcp://[::1]:2120"),
+        (["-c", "tcp://*:2121"], "Type a host: tcp://127.0.0.1:2120"),
+    ],
+)
+def test_an_endpoint_that_is_almost_one_is_answered_with_what_to_type(
+    arguments: list[str], type_this: str, capfd: Capture
+) -> None:
+    assert type_this in refused_here(arguments, capfd)

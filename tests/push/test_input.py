@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.net import NOBODY
 from tests.support.proc import highest_memory, wait_until_asleep, wait_until_stopped
+from tests.support.running import python_by
 from tests.support.waiting import DEADLINE_S, wait_until
 
 # ---- in a shell -------------------------------------------------------------------------------
@@ -281,3 +283,23 @@ def test_records_of_which_a_read_gives_only_one_are_all_read(
     assert collector.texts(10, deadline_s=5) == numbers(10)
     os.close(ours)
     assert shipper.finish().processed == 11
+
+
+def test_an_error_that_is_not_the_end_is_told_and_reading_goes_on(
+    collector: Collector, ship: Ship, tmp_path: Path
+) -> None:
+    """/dev/kmsg answers EPIPE once when it was overrun; here the kernel is made to."""
+    if not shutil.which("strace"):
+        pytest.skip("needs strace")
+    inject = ["-f", "-o", str(tmp_path / "log"), "-e", "inject=readv:error=EPIPE:when=2"]
+    strace = python_by(tmp_path, shlex.join(["strace", *inject]))
+    shipper = ship("-c", collector.endpoint, executable=strace)
+    shipper.write(b"one\n")
+    assert collector.texts(1) == ["one"]
+    shipper.write(b"two\n")
+    assert collector.texts(1) == ["two"]
+    result = shipper.finish(b"three\n")
+    assert collector.texts(1) == ["three"]
+    assert result.stderr == (
+        "zmqpush.py: standard input was overrun, and some of it is lost; reading on\n"
+    )

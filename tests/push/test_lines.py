@@ -197,3 +197,13 @@ def test_without_a_limit_no_line_is_cut() -> None:
     assert splitter.feed(line) == b""
     assert splitter.feed(line + b"\n") == line + line + b"\n"
     assert not splitter.has_cut
+
+
+def test_a_byte_order_mark_before_the_first_line_is_not_part_of_it() -> None:
+    mark = b"\xef\xbb\xbf"
+    for reads in ([mark + b"a\nb\n"], [mark[:1], mark[1:], b"a\n", b"b"], [mark + b"a", b"\nb"]):
+        assert feed_all(zmqpush.LineSplitter(0), reads) == [b"a", b"b"]
+    assert lines_of(mark + b"a") == [b"a"]
+    assert lines_of(mark) == []
+    assert lines_of(mark + b"a\n" + mark + b"b\n") == [b"a", mark + b"b"]
+    assert lines_of(mark + b"abcdefgh", max_line=4) == [b"abcd", b"efgh"]

@@ -40,12 +40,12 @@ OPTIONS: dict[str, tuple[str, Any, list[str], Any]] = {
     "timestamp": ("yes", True, ["--timestamp"], True),
     "format": ("json", "json", ["--format", "raw"], "raw"),
     "batch": ("500", 500, ["--batch", "2"], 2),
-    "max_line": ("2k", 2048, ["--max-line", "4"], 4),
+    "max_line": ("2kB", 2048, ["--max-line", "4"], 4),
     "sndhwm": ("0", 0, ["--sndhwm=2147483647"], 2**31 - 1),
     "high_water": ("1M", 1024**2, ["--high-water", "2m"], 2 * 1024**2),
     "low_water": ("1K", 1024, ["--low-water", "65536"], 65536),
     "gather": ("0.1", 0.1, ["--gather", "0"], 0.0),
-    "queue_limit": ("1G", 1024**3, ["--queue-limit", "1g"], 1024**3),
+    "queue_limit": ("1G", 1024**3, ["--queue-limit", "1GB"], 1024**3),
     "linger": ("0.5", 0.5, ["--linger", "-1"], math.inf),
     "spool": ("/a b", "/a b", ["--spool", "c"], "c"),
     "spool_limit": ("1G", 1024**3, ["--spool-limit", "1g"], 1024**3),
@@ -187,4 +187,10 @@ def test_help_tells_of_every_option(program: str, option: str, ship: Ship) -> No
     for name in set(OPTIONS) - {"logtype"}:
         assert re.search(rf"(?<!\S)--{name.replace('_', '-')}\b", result.stdout), name
     assert "LOGTYPE" in result.stdout
+    for title in ("choose where events go", "lose nothing", "run under rsyslog"):
+        assert f"\n{title}:\n" in result.stdout
+    if program != "zmqpush.py":
+        return
+    assert re.search(rf"^examples:\n  .*\b{re.escape(program)} ", result.stdout, re.M)
+    assert re.search(r"^exit status:\n  0  .+\n  1  .+\n  2  .+$", result.stdout, re.M)
     assert "ZMQPUSH_" in result.stdout
