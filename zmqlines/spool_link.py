@@ -140,8 +140,10 @@ class Fifo(Link):
 
     def is_waiting(self) -> bool:
         """Whether more may have left in a while, though nothing more is sent."""
+        if self._is_shared:
+            return self.departures.is_waiting(in_pipe=True)
         kernel_has_some = any(each.queued() for each in self._descriptors.values())
-        return kernel_has_some and self.departures.is_waiting(self._is_shared)
+        return kernel_has_some and self.departures.is_waiting(in_pipe=False)
 
     # the end
 

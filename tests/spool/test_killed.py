@@ -34,7 +34,7 @@ from tests.spool.helpers import (
 from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector, strict_json
 from tests.support.lines import lines, text, wait_until_pipe_is_empty
-from tests.support.proc import wait_until_at_rest
+from tests.support.proc import wakeups
 from tests.support.programs import Shipper, wait_until_connected, wait_until_read
 from tests.support.spooled import rows
 from tests.support.waiting import DEADLINE_S, wait_until
@@ -247,7 +247,7 @@ def test_killed_it_repeats_nothing_that_all_of_those_who_connect_had_acknowledge
             ready = poller.poll(int(DEADLINE_S * 1000))
             assert ready, f"{len(received)} of {len(expected)} came"
             received += [strict_json(puller.recv())["message"].encode() for puller, _ in ready]
-        wait_until_at_rest(shipper.pid)
+        wait_until(lambda: not wakeups(shipper.pid, 1.0)[1], "it has looked at what has left")
     finally:
         shipper.stop()
         context.destroy(linger=0)
