@@ -26,7 +26,7 @@ IMPURE = {"asyncio", "os", "select", "socket", "sqlite3", "threading", "time", "
 AS_EXTRAS = {"redis", "tqdm"}  # imported where they are used
 #: Lines of a file, at most: what it is part of, and how much.
 SIZES = [
-    ("zmqpush.py", 1560),  # without the table of options
+    ("zmqpush.py", 1568),  # without the table of options
     ("zmq*.py", 500),
     ("zmqlines/**/*.py", 500),
     ("tests/**/*.py", 800),
