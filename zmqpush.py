@@ -134,6 +134,7 @@ sys.modules.setdefault("zmqpush", sys.modules[__name__])  # run as a script, it 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:2120"  # the port of Logstash's zeromq input
 READ_SIZE = 256 * 1024  # bytes asked for at once
 CHUNK_SIZE = 64 * 1024  # bytes; smaller chunks that wait are put together up to this size
+ENCODED_SIZE = 4 * 1024 * 1024  # bytes of messages, about which a chunk may make
 LARGE_BLOCK = 8 * 1024 * 1024  # bytes
 WORTH_TRIMMING = 32 * 1024 * 1024  # bytes of backlog, after which memory is given back
 FILE_AHEAD = 4 * 1024 * 1024  # bytes to read ahead in a regular file: it keeps the rest for us
@@ -682,7 +683,8 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
     warned = False
     try:
         while data := await stdin.read():
-            await backlog.put(splitter.feed(data))
+            for lines in backlog.cut(splitter.feed(data)):
+                await backlog.put(lines)
             if splitter.has_cut and not warned:
                 warned = True
                 say("a line is longer than --max-line; such lines are sent in pieces")
@@ -764,14 +766,6 @@ class Chunk:
         return self._count
 
 
-def trim_memory() -> None:
-    """Give back to the kernel what glibc's malloc keeps for later (malloc_trim(3))."""
-    import ctypes
-
-    with contextlib.suppress(AttributeError):  # another libc
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 class Backlog:
     """What was read and is not sent yet: an unbounded asyncio.Queue of chunks, and its size.
 
@@ -790,6 +784,7 @@ class Backlog:
         self.limit = limit
         self.unanswered = 0  # events of those that wait which their writer keeps, too
         self._form = form
+        self._most = max(ENCODED_SIZE // form.least_size, 1)  # events in a chunk
         self._peak = 0  # of size, since memory was given back
         self._room = asyncio.Event()
         self._queue: asyncio.Queue[Sendable | None] = asyncio.Queue()
@@ -816,13 +811,25 @@ class Backlog:
         if not self._news.done():
             self._news.set_result(None)
 
+    def cut(self, lines: bytes) -> list[bytes]:
+        """`lines`, in parts if they are so short and many that their messages took much memory."""
+        parts = [lines]
+        if len(lines) > 4 * self._most:  # to count them takes time
+            with contextlib.suppress(ImportError):
+                parts = part("memory").cut(lines, self._most)
+        return parts
+
     async def put(self, lines: bytes) -> None:
         """Append `lines`, read just now, to the youngest chunk if that waits and is small."""
         if not lines:
             return
         read_at_ms = self.now_ms()
         youngest = self._youngest
-        if youngest and youngest.size < CHUNK_SIZE and youngest.read_at_ms == read_at_ms:
+        if (
+            youngest
+            and youngest.size < min(CHUNK_SIZE, self._most)
+            and youngest.read_at_ms == read_at_ms
+        ):
             youngest.add(lines)
         else:
             self._youngest = Chunk(self._form, lines, read_at_ms)
@@ -903,7 +910,8 @@ class Backlog:
         self._room.set()
         if not self.size and self._peak >= WORTH_TRIMMING:
             self._peak = 0
-            trim_memory()
+            with contextlib.suppress(ImportError):
+                part("memory").trim()
 
     # what is told
 

@@ -20,8 +20,15 @@ from tests.push.peers import HandmadePull
 from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.lines import fill, filled, lines, text, written_in_background
-from tests.support.proc import memory, wait_until_asleep, wait_until_at_rest, wakeups
+from tests.support.proc import (
+    highest_memory,
+    memory,
+    wait_until_asleep,
+    wait_until_at_rest,
+    wakeups,
+)
 from tests.support.programs import wait_until_read
+from zmqlines.memory import cut
 
 Collect = Callable[..., Collector]
 
@@ -168,3 +175,30 @@ def test_as_many_descriptors_as_it_asks_for_are_enough(collector: Collector, shi
     result = shipper.finish(b"x\n")
     assert (result.status, result.stderr) == (0, "")
     assert collector.texts(1) == ["x"]
+
+
+def test_blank_lines_with_a_large_field_take_little_memory(
+    endpoint: str, collect: Collect, ship: Ship
+) -> None:
+    """250 kB of them are 750 MB of messages: not all at once."""
+    count = 250_000
+    field = "x" * 3000
+    shipper = ship("-c", endpoint, "-f", f"large={field}")
+    shipper.write(b"\n" * count)
+    wait_until_read(shipper)
+    collector = collect(endpoint)
+    for _ in range(10):
+        for message in collector.receive(count // 10):
+            assert message.startswith(b'{"message":""')
+    assert highest_memory(shipper.pid) < 100e6
+    assert shipper.finish().processed == count
+
+
+def test_lines_are_cut_into_chunks_of_so_many_and_none_is_lost() -> None:
+    lines = b"".join(b"%d\n" % number for number in range(10))
+    for most in range(1, 12):
+        parts = cut(lines, most)
+        assert b"".join(parts) == lines
+        assert all(part.endswith(b"\n") for part in parts)
+        assert [part.count(b"\n") for part in parts[:-1]] == [most] * ((10 - 1) // most)
+    assert cut(b"\n" * 5, 2) == [b"\n\n", b"\n\n", b"\n"]

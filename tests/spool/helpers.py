@@ -16,7 +16,7 @@ import zmqpush
 from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.net import unread
-from tests.support.programs import Result, Shipper, wait_until_read
+from tests.support.programs import Result, Shipper, wait_until_read, without_state
 from tests.support.spooled import rows
 from tests.support.waiting import DEADLINE_S, wait_until
 from zmqlines.finished import Finished
@@ -93,7 +93,7 @@ def start_draining(ship: Ship, endpoint: str, directory: Path, **settings: Any) 
 def stderr_of(result: Result) -> str:
     """Its stderr, but for the notice that it still delivers a second after the end of input."""
     notice = r"zmqpush\.py: the input has ended; (up to )?\d+ messages .+\n"
-    return re.sub(notice, "", result.stderr)
+    return re.sub(notice, "", without_state(result.stderr))
 
 
 def assert_delivered(result: Result, count: int) -> None:
