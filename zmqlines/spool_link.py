@@ -53,6 +53,10 @@ class Fifo(Link):
             self._push.setsockopt(zmq.IMMEDIATE, 1)
         super()._connect_to(endpoint, ipv6)
 
+    def has_collector(self) -> bool:
+        """Whether one is there now."""
+        return bool(self.connections) and self.met_collector.is_set()
+
     def bound(self) -> list[str]:
         """The endpoints that were bound, with their ports."""
         return list(self.transport.bindings())
@@ -211,7 +215,16 @@ class SpoolLink(Link):
     async def open(self) -> None:
         """Bind and connect. Raises OSError, whose `filename` is the endpoint."""
         for place in self._places:
-            await place.open(self._form)
+            await self._open(place)
+
+    async def _open(self, place: Place) -> None:
+        await place.open(self._form)
+        assert place.fifo
+        place.fifo.on_change = self._fifo_changed
+
+    def _fifo_changed(self, _: bool) -> None:
+        """At one of the sockets a collector has come, or the last one has gone."""
+        self.on_change(any(fifo.has_collector() for fifo in self._fifos()))
 
     def _fifos(self) -> Iterable[Fifo]:
         return [place.fifo for place in self._places if place.fifo]
@@ -302,7 +315,7 @@ class SpoolLink(Link):
     async def _open_again(self, place: Place) -> None:
         while not place.fifo:
             try:
-                await place.open(self._form)
+                await self._open(place)
             except OSError as error:
                 if place not in self._told:
                     say(f"{error.filename}: {error.strerror}; going on, it is tried again")

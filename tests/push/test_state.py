@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.push.peers import StartPrinter
 from tests.support.aliases import Ship
 from tests.support.collector import Collector
+from tests.support.proc import wait_until_asleep
 from tests.support.programs import Shipper
 
+ALONE_S = 5.5  # after which it says that nobody is there
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
@@ -42,15 +45,19 @@ def test_no_collector_is_told_after_five_seconds_and_that_one_came(
         assert collector.texts(3) == ["one", "two", "three"]
 
 
+@pytest.mark.parametrize("spooled", [False, True], ids=["", "spool"])
 def test_a_collector_that_goes_is_told(
-    endpoint: str, start_printer: StartPrinter, collector: Collector, ship: Ship
+    spooled: bool, endpoint: str, start_printer: StartPrinter, ship: Ship, tmp_path: Path
 ) -> None:
     printer = start_printer(endpoint)
-    shipper = ship("-c", printer.endpoint)
+    spool = str(tmp_path / "spool")
+    shipper = ship("-c", endpoint, *["--spool", spool] * spooled)
+    place = f" in {spool}" if spooled else ""
     shipper.write(b"one\n")
     printer.receive_until(b'{"message":"one","type":"syslog","@pid":%d}' % shipper.pid)
+    wait_until_asleep(shipper.pid, for_s=ALONE_S)  # and says nothing
     printer.kill()
-    assert told(shipper) == f"no collector at {printer.endpoint}; 0 messages wait"
+    assert told(shipper) == f"no collector at {endpoint}; 0 messages wait{place}"
     start_printer(endpoint)
     assert told(shipper) == "connected; 0 messages wait"
     result = shipper.finish()
