@@ -175,7 +175,10 @@ def find_house() -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] == "zmqlines"]:
             del sys.modules[name]
         found = sys.modules["zmqlines"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(found)
+        if hasattr(spec.loader, "exec_module"):
+            spec.loader.exec_module(found)
+        else:  # of a zip, before Python 3.10
+            found = spec.loader.load_module("zmqlines")
     if found.__version__ != __version__:
         raise ImportError(f"{house} is of version {found.__version__}, this is {__version__}")
 

@@ -74,7 +74,7 @@ CASES = {
         "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\n".encode(),
         ["a\u2028b\u2029c\x85d\x0be\x0cf\x1cg"],
     ),
-    "a byte order mark": (b"\xef\xbb\xbfa\n", ["\ufeffa"]),
+    "a byte order mark": (b"a\n\xef\xbb\xbfb\n", ["a", "\ufeffb"]),
     "bytes that are not UTF-8": (
         b"caf\xe9 \x80\xff\xc0\xaf \xf4\x90\x80\x80\n",
         [r"caf\xe9 \x80\xff\xc0\xaf \xf4\x90\x80\x80"],
