@@ -262,6 +262,7 @@ def test_with_ack_no_chunk_is_missing_or_twice_when_the_database_is_taken_away(
 # ---- refused for ever -------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(sqlite3.Connection, "setlimit"), reason="Python 3.11 has it")
 def test_an_event_that_sqlite_will_never_take_is_named_and_all_others_are_kept(
     tmp_path: Path,

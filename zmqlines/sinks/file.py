@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import errno
 import fcntl
 import itertools
@@ -92,6 +93,10 @@ class Descriptor(Sink):
         file = os.fstat(descriptor)
         self._is_file = stat.S_ISREG(file.st_mode)
         self._is_terminal = os.isatty(descriptor)
+        if self._is_terminal:  # a write of more than there is room for would block; see offer()
+            with contextlib.suppress(OSError):  # it belongs to another user
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                self._descriptor = os.open(f"/proc/self/fd/{descriptor}", flags)
         self._had_name = bool(file.st_nlink)
         self._at_once = sys.maxsize if self._is_file else PIPE_BUF  # bytes that cannot block
 
@@ -114,6 +119,8 @@ class Descriptor(Sink):
                 )
             except BrokenPipeError:
                 raise
+            except BlockingIOError:  # of a terminal that had room for less than one character
+                await asyncio.sleep(0)
             except OSError as error:
                 if self._is_terminal and error.errno == errno.EIO:  # it has hung up (tty_ioctl(4))
                     raise BrokenPipeError(error.errno, error.strerror) from None
