@@ -29,6 +29,9 @@ from tests.support.places import InFile, Place
 from tests.support.proc import memory, wait_until_asleep
 from tests.support.waiting import DEADLINE_S, wait_until
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
+
 ACK_OR_PLAIN = pytest.mark.parametrize("ack", [["--ack"], []], ids=["ROUTER", "PULL"])
 
 

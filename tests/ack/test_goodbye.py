@@ -24,6 +24,8 @@ from tests.support.ending import end, kill
 from tests.support.net import free_endpoint
 from tests.support.places import InFile, InRedis, InSqlite, Place
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
 
 def records_in(place: Place) -> int:
     """How many shippers a store that lasts remembers."""

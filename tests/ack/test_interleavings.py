@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from tests.ack.helpers import chunk_of
 from tests.support.ack import GOODBYE, Books, header
 from tests.support.collector import strict_json
+from tests.support.properties import EXAMPLES
 from zmqlines.ack import Answer, Offer, Window
 from zmqlines.finished import Finished
 
@@ -243,5 +244,5 @@ class Delivery(RuleBasedStateMachine):
 
 TestAnyInterleavingLosesNothingAndRepeatsNothing = pytest.mark.long(Delivery.TestCase)
 TestAnyInterleavingLosesNothingAndRepeatsNothing.settings = settings(
-    max_examples=200, stateful_step_count=50, deadline=None
+    max_examples=min(EXAMPLES, 200), stateful_step_count=50, deadline=None
 )

@@ -15,6 +15,9 @@ from tests.support.places import InSqlite
 from tests.support.proc import highest_memory, wait_until_asleep
 from zmqlines.ack import Answer
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
+
 MEBIBYTE = 1024 * 1024
 
 

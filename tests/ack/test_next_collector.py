@@ -31,6 +31,8 @@ from tests.support.proc import proc_status, wait_until_asleep
 from tests.support.waiting import wait_until
 from zmqlines.dealer import AckLink
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
 
 @pytest.mark.long
 def test_stopped_collector_is_left_for_the_next_and_when_it_wakes_nothing_comes_twice(

@@ -22,6 +22,9 @@ from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector
 from tests.support.waiting import DEADLINE_S
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
+
 ENDS_AFTER_SIGNAL_S = 4.0  # it is 2.5; rsyslogd and systemd have more patience
 
 

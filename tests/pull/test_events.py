@@ -7,12 +7,13 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import zmqpush
 from tests.support.collector import strict_json
 from tests.support.events import read_json, reference, wrapped
+from tests.support.properties import EXAMPLES, thorough
 from zmqlines.events import (
     BETWEEN,
     HEAD,
@@ -24,7 +25,7 @@ from zmqlines.events import (
     simple_messages,
 )
 
-thorough = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fewer = settings(thorough, max_examples=min(EXAMPLES, 100))
 
 
 def check_events(frames: list[bytes]) -> None:
@@ -125,7 +126,7 @@ any_frames = st.lists(any_frame.map(lambda frame: [frame]) | cut_in_two(any_fram
 # ---- what they become -------------------------------------------------------------------------
 
 
-@thorough
+@fewer
 @given(any_frames)
 @example([])
 @example([b'{"a":[1', b"2]}"])
@@ -141,7 +142,7 @@ def test_the_events_of_any_frames_are_objects_that_say_what_the_frames_say(
     check_events(frames)
 
 
-@thorough
+@fewer
 @given(st.lists(st.tuples(blanks, object_texts, blanks), max_size=5))
 def test_an_object_keeps_its_own_text(objects: list[tuple[str, str, str]]) -> None:
     events = events_of(["".join(parts).encode() for parts in objects])
@@ -149,7 +150,7 @@ def test_an_object_keeps_its_own_text(objects: list[tuple[str, str, str]]) -> No
     assert [event.decode().strip(" \t") for event in events] == expected
 
 
-@thorough
+@fewer
 @given(st.lists(array_texts(), max_size=3))
 @example([(['{"a":"},{"}', "{}"], '[{"a":"},{"},{}]')])
 @example([(['{"a":[{},{}]}', "{}"], '[{"a":[{},{}]},{}]')])
@@ -163,7 +164,7 @@ def test_the_objects_of_arrays_come_out_one_by_one_in_order_with_their_own_text(
     assert [event.decode().strip(" \t") for event in events] == expected
 
 
-@thorough
+@fewer
 @given(any_frames.filter(bool))
 @example([b'{"a":1', b'"b":2}'])
 @example([b'{"a":"\\"', b'"}'])
@@ -210,7 +211,7 @@ alike_frames = st.lists(
 )
 
 
-@thorough
+@fewer
 @given(alike_frames)
 @example([b'{"message":","type":1}'])
 @example([b'{"message":"a","type":1}', b'{"message":","type":1}'])
@@ -224,7 +225,7 @@ def test_frames_that_are_alike_are_seen_to_be_objects_just_where_each_of_them_is
     assert are_objects(frames) is all(map(is_object_on_one_line, frames))
 
 
-@thorough
+@fewer
 @given(alike_frames, st.sampled_from([b",", b", ", b"},{", b"]\n["]))
 @example([b'{"message":"a","type":1}', b'{"message":","type":1}'], b",")
 @example([b'{"message":"\\\\","type":1}', b'{"message":"\\","type":1}'], b",")
@@ -235,7 +236,7 @@ def test_the_events_of_arrays_of_what_is_alike_say_what_the_arrays_say(
     check_events([b"[" + between.join(texts) + b"]"])
 
 
-@thorough
+@fewer
 @given(any_frames | alike_frames | st.lists(array_texts().map(lambda array: array[1].encode())))
 @example([b'[{"a":"}', b'{"}]'])
 @example([b"[{}]", b"[{}]", b"{}", b""])
@@ -244,7 +245,7 @@ def test_lines_of_a_chunk_give_the_events_that_they_give_as_frames(frames: list[
     assert events_in_lines(text) == events_of(text.split(b"\n"))
 
 
-@thorough
+@fewer
 @given(st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"])), min_size=1, max_size=5))
 def test_the_quick_look_is_enough_for_what_a_shipper_sends(messages: list[str]) -> None:
     lines = "".join(message + "\n" for message in messages).encode()

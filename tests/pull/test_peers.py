@@ -22,6 +22,9 @@ from tests.support.pulling import Pull, Puller, Push, numbered, send
 from tests.support.waiting import DEADLINE_S
 from zmqlines.peers import Peers
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
+
 GONE = "a peer has gone without a handshake: "
 
 

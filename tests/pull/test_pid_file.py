@@ -14,6 +14,8 @@ from tests.support.proc import acts_on, has_open
 from tests.support.pulling import ANY_PORT, PROGRAM, Pull
 from tests.support.waiting import DEADLINE_S, wait_until
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
 
 def is_locked(path: Path) -> bool:
     """As the recipe for logrotate finds out."""

@@ -25,7 +25,7 @@ from tests.push.events import (
     reference,
 )
 from tests.support.collector import strict_json
-from tests.support.properties import thorough
+from tests.support.properties import EXAMPLES, thorough
 
 arguments = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=10)
 
@@ -79,7 +79,7 @@ def test_a_chunk_becomes_what_its_lines_become_one_by_one(lines: list[bytes]) ->
         assert strict_json(event) == {"message": text, **PLAIN}
 
 
-@settings(thorough, max_examples=100)
+@settings(thorough, max_examples=min(EXAMPLES, 100))
 @given(chunks, st.integers(2, 9))
 def test_a_batch_is_an_array_of_the_same_events_and_only_the_last_one_is_short(
     lines: list[bytes], batch: int

@@ -19,7 +19,7 @@ from tests.push.events import (
     messages,
     reference,
 )
-from tests.support.properties import thorough
+from tests.support.properties import EXAMPLES, thorough
 
 
 def as_json(line: bytes, *arguments: str) -> bytes:
@@ -139,7 +139,7 @@ def test_an_object_keeps_its_own_text_and_any_other_line_is_as_logstash_has_it(
         check_as_json(line, event, additions)
 
 
-@settings(thorough, max_examples=100)
+@settings(thorough, max_examples=min(EXAMPLES, 100))
 @given(st.lists(almost_json, min_size=1, max_size=5), st.integers(2, 4))
 def test_a_batch_of_json_is_an_array_of_the_same_events(lines: list[bytes], batch: int) -> None:
     events = [as_json(line) for line in lines]

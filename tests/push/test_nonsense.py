@@ -18,6 +18,9 @@ from tests.support.lines import lines, text
 from tests.support.proc import cpu_s, wait_until_acts_on, wait_until_taken, wakeups
 from tests.support.waiting import DEADLINE_S, wait_until
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
+
 Collect = Callable[..., Collector]
 
 

@@ -30,6 +30,9 @@ from tests.support.proc import (
 from tests.support.programs import wait_until_read
 from zmqlines.memory import cut
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
+
 Collect = Callable[..., Collector]
 
 

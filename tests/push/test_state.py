@@ -15,6 +15,9 @@ from tests.support.collector import Collector
 from tests.support.proc import wait_until_asleep
 from tests.support.programs import Shipper
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
+
 ALONE_S = 5.5  # after which it says that nobody is there
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 

@@ -25,6 +25,9 @@ from tests.support.proc import (
 from tests.support.programs import Shipper
 from tests.support.waiting import DEADLINE_S
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
+
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 

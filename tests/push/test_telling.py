@@ -23,6 +23,9 @@ from tests.support.proc import wait_until_acts_on
 from tests.support.programs import Shipper
 from tests.support.waiting import DEADLINE_S, wait_until
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
+
 OFTEN = ["--stats", "0.001"]
 LOST = re.compile(r"^zmqpush\.py: (\d+) lines could not be told\r?$", re.M)
 

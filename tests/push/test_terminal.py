@@ -19,6 +19,9 @@ from tests.support.collector import Collector
 from tests.support.proc import proc_status, wait_until_asleep, wait_until_stopped
 from tests.support.waiting import DEADLINE_S, wait_until
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
+
 CTRL_C, CTRL_D, CTRL_Z = b"\x03", b"\x04", b"\x1a"
 
 

@@ -24,6 +24,8 @@ from zmqlines.ack import Offer
 from zmqlines.sinks.contract import Trouble
 from zmqlines.sinks.redis_list import FULL_LIST_S, RedisList, records_key
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
 
 @pytest.mark.long
 def test_a_redis_list_has_an_event_an_element_in_order(

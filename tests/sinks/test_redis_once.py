@@ -22,6 +22,9 @@ from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE_S, wait_until
 from zmqlines.sinks.redis_list import FULL_LIST_S, records_key
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
+
 HASTY = "?socket_timeout=0.3"  # so long Redis may take to answer
 
 

@@ -28,6 +28,9 @@ from tests.support.programs import Shipper
 from tests.support.tmpfs import Disk
 from zmqlines.spool_file import DISK_RESERVE
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
+
 FULL = (
     "zmqpush.py: cannot write to the spool: No space left on device; reading on when that is over\n"
 )

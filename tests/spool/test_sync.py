@@ -20,6 +20,9 @@ from tests.support.programs import wait_until_read
 from tests.support.running import customized
 from tests.support.spooled import rows
 
+pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
+
+
 BROKEN = """
 import os
 really_sync = os.fdatasync
