@@ -59,7 +59,9 @@ def test_of_several_sinks_the_answer_is_what_the_last_of_them_has(
     assert shipper.answer() == (ALICE, 0)
     for number in (2, 3, 4):
         shipper.offer(ALICE, number, 2, b'{"message":"%d"}' % number)
-        assert shipper.answer() == (ALICE, number)
+        # When the other shipper is connected again, the last answer comes once more, with a credit.
+        while (answer := shipper.answer()) != (ALICE, number):
+            assert answer[1] in (0, number - 1)
     in_file, in_redis, in_sqlite = (place.messages() for place in places)
     assert in_file == ["1", "2", "3", "2", "3", "4"]
     assert in_redis == in_sqlite == ["1", "2", "3", "4"]
