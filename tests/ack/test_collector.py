@@ -66,6 +66,10 @@ def test_collector_that_has_enough_answers_before_it_ends(
     assert place.messages() == ["1", "2", "3"] * 3
 
 
+#: An answer of the last moment may come when the next collector has been offered a chunk before.
+GAP = r"zmqpull\.py: .* chunks of shipper .* never came here, .*\n"
+
+
 @pytest.mark.long
 def test_collector_that_ends_in_an_orderly_manner_repeats_nothing_in_a_file(
     tmp_path: Path, pull_ack: Ship, ship: Ship
@@ -78,7 +82,7 @@ def test_collector_that_ends_in_an_orderly_manner_repeats_nothing_in_a_file(
     Feeder(shipper, as_input(expected))
     for count in (10_000, 20_000, 30_000):
         place.wait_for_more(count, of=expected)
-        assert re.fullmatch(r"zmqpull\.py: \d+ events written\n", end(collector))
+        assert re.fullmatch(rf"({GAP})?zmqpull\.py: \d+ events written\n", end(collector))
         collector = pull_ack(endpoint, *place.options)
     result = shipper.finish()
     assert place.messages() == expected
