@@ -93,6 +93,9 @@ class Router(Pull):
             self._pull.send_multipart([peer, frame], zmq.DONTWAIT)
         except zmq.ZMQError:  # it does not read, or has gone (ZMQ_ROUTER_MANDATORY)
             self._last_answers.pop(peer, None)
+        # To send also takes note of what has come, of which the descriptor then does not tell.
+        if int(self._pull.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self.announce()
 
     def close(self) -> None:
         """Return when the last answers are sent, or nobody takes them."""
