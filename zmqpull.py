@@ -360,8 +360,8 @@ def build_parser(description: str) -> zmqpush.Parser:
     option("-n", metavar="N", type=zmqpush.COUNT, default=0, help="end after N events")
     option("--ack", action="store_true", default=False,
            help="acknowledged delivery, from zmqpush.py --ack; --bind only")
-    option("--rcvhwm", metavar="N", type=count_or_0, default=100,
-           help="ZMQ_RCVHWM: messages that libzmq takes ahead a connection; 0: no limit (100)")
+    option("--rcvhwm", metavar="N", type=count_or_0, default=1000,
+           help="ZMQ_RCVHWM: messages that libzmq takes ahead a connection; 0: no limit (1000)")
     option("--max-message", metavar="SIZE", type=size, default=64 * 1024**2,
            help="cut off who sends a larger message (ZMQ_MAXMSGSIZE); 0: no limit (64M)")
     option("--memory-limit", metavar="SIZE", type=size, default=64 * 1024**2,

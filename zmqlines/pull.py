@@ -37,7 +37,7 @@ class Pull:
     MISFITS = "zmqpush.py --ack (then use --ack here as well), a PUB socket"
 
     def __init__(
-        self, bind: list[str], connect: list[str], rcvhwm: int = 100, max_message: int = 0
+        self, bind: list[str], connect: list[str], rcvhwm: int = 1000, max_message: int = 0
     ) -> None:
         """Bind and connect. Raises OSError, whose `filename` is the endpoint.
 

@@ -27,7 +27,7 @@ class Router(Pull):
         self,
         bind: list[str],
         connect: list[str],
-        rcvhwm: int = 100,
+        rcvhwm: int = 1000,
         max_message: int = 0,
         memory_limit: int = 0,
     ) -> None:

@@ -72,7 +72,7 @@ def test_the_defaults_are_those_of_the_description() -> None:
         "pid_file": "",
         "n": 0,
         "ack": False,
-        "rcvhwm": 100,
+        "rcvhwm": 1000,
         "max_message": 64 * 1024**2,
         "memory_limit": 64 * 1024**2,
         "stats": 0.0,
