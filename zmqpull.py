@@ -53,7 +53,6 @@ from zmqlines.pid_file import PidFile
 from zmqlines.pull import Pull
 from zmqlines.router import Router
 from zmqlines.sinks.contract import Sink
-from zmqlines.words import readable
 
 DEFAULT_ENDPOINT = zmqpush.DEFAULT_ENDPOINT
 MOST_FRAMES = 2000  # that are taken at a time
@@ -243,9 +242,9 @@ def lock_pid_file(path: str) -> PidFile:
     try:
         return PidFile(path)
     except OSError as error:
-        zmqpush.fail(f"--pid-file {readable(path)}: {error.strerror}")
+        zmqpush.fail(f"--pid-file {path}: {error.strerror}")
     except ValueError as error:
-        zmqpush.fail(f"--pid-file {readable(path)}: {error}")
+        zmqpush.fail(f"--pid-file {path}: {error}")
 
 
 async def collect_with(pid_file: PidFile | None, options: argparse.Namespace) -> int:
@@ -254,7 +253,7 @@ async def collect_with(pid_file: PidFile | None, options: argparse.Namespace) ->
         letters = DeadLetters(options.dead_letter) if options.dead_letter else None
         kept_in = sinks.open_sinks(options)
     except OSError as error:
-        zmqpush.fail(f"--dead-letter {readable(error.filename)}: {error.strerror}")
+        zmqpush.fail(f"--dead-letter {error.filename}: {error.strerror}")
     except ValueError as error:
         zmqpush.fail(str(error))
     try:
@@ -274,7 +273,7 @@ async def collect_into(
     try:
         pull = make_pull(options)
     except OSError as error:
-        zmqpush.fail(f"{readable(error.filename)}: {error.strerror}")
+        zmqpush.fail(f"{error.filename}: {error.strerror}")
     for asked, bound in pull.bound.items():
         if asked.endswith(":*") or not options.quiet:
             zmqpush.say(f"bound to {bound}")

@@ -13,7 +13,6 @@ from typing import TypeVar
 import zmqpush
 from zmqlines.sinks.contract import Refused, Sink, Trouble
 from zmqlines.sinks.file import open_output
-from zmqlines.words import readable
 
 RETRY_S = 1.0
 SHOWN = 60  # characters of an event that is told of
@@ -26,7 +25,7 @@ class DeadLetters:
 
     def __init__(self, path: str) -> None:
         """Raises OSError."""
-        self.name = readable(path)
+        self.name = path
         self._file = open_output(path)
 
     async def put(self, sink: Sink, refused: Refused) -> None:
@@ -87,7 +86,7 @@ class Insisting:
 
     async def _put_away(self, refused: Refused) -> None:
         event = refused.event
-        start = readable(event[:SHOWN].decode(errors="replace"))
+        start = event[:SHOWN].decode(errors="replace")
         what = f"an event of {len(event)} bytes ({start}...) can never be written: {refused.why}"
         if not self._letters:
             raise Trouble(f"{what}; --dead-letter FILE would put it away, until then all waits")

@@ -19,7 +19,6 @@ from typing import Any
 import zmqpush
 from zmqlines.ack import Offer, sort_out
 from zmqlines.sinks.contract import Sink, Trouble, identity
-from zmqlines.words import readable
 
 STANDARD_OUTPUT = "standard output"
 # In UTF-8: DEL, and the controls of which a terminal takes one for ESC and `[` (ECMA-48). The
@@ -49,7 +48,7 @@ def sinks(options: argparse.Namespace) -> list[Sink]:
     try:
         return list(map(open_output, options.output))
     except OSError as error:
-        raise ValueError(f"{readable(error.filename)}: {error.strerror}") from None
+        raise ValueError(f"{error.filename}: {error.strerror}") from None
 
 
 def open_output(name: str) -> Descriptor:
@@ -57,7 +56,7 @@ def open_output(name: str) -> Descriptor:
     if name == "-":
         return Descriptor(1, STANDARD_OUTPUT)
     descriptor = descriptor_of(name)
-    return File(name) if descriptor is None else Descriptor(descriptor, readable(name))
+    return File(name) if descriptor is None else Descriptor(descriptor, name)
 
 
 def descriptor_of(path: str) -> int | None:
@@ -212,7 +211,7 @@ class File(Descriptor):
         """Raises OSError."""
         self._path = path
         self._is_new = False  # its name is perhaps not on the disk
-        super().__init__(self._open(), readable(path))
+        super().__init__(self._open(), path)
         self._identity = identity(f"/proc/self/fd/{self._descriptor}")
         self._is_fifo = stat.S_ISFIFO(os.fstat(self._descriptor).st_mode)
         self._syncing = False

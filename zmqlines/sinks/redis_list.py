@@ -21,7 +21,6 @@ from typing import Any
 import zmqpush
 from zmqlines.ack import LONGEST_STEP_S, RECORD_LASTS_S, Offer
 from zmqlines.sinks.contract import Refused, Sink, Trouble
-from zmqlines.words import readable
 
 SLICE = 1000  # events in one command
 SLICE_SIZE = 4 * 1024 * 1024  # bytes in one command, but for one larger event
@@ -145,7 +144,7 @@ class RedisList(Sink):
         self._failed = False
         self._writer = os.urandom(zmqpush.SHIPPER_SIZE)  # the collector as a shipper
         self._number = 1  # of what it has in hand
-        self.name = readable(f"{re.sub('//.*@', '//', url)} {key}")
+        self.name = f"{re.sub('//.*@', '//', url)} {key}"
 
     async def begin(self) -> None:
         """See whether it is there, and how it is configured. Raises Trouble."""
@@ -331,7 +330,7 @@ class RedisList(Sink):
             text += " (in Redis Cluster a --key with braces has to be as in {name})"
         if "MOVED" in text:
             text += " (that node of the cluster has the list: name it in --redis)"
-        return Trouble(readable(text))
+        return Trouble(text)
 
 
 def records_key(key: str) -> str:

@@ -16,7 +16,6 @@ import zmqpush
 from zmqlines.ack import LONGEST_STEP_S, RECORD_LASTS_S, Offer, sort_out
 from zmqlines.events import STRICT, after_blanks
 from zmqlines.sinks.contract import Refused, Sink, Trouble, identity
-from zmqlines.words import readable
 
 OPENING_MS = 5000  # how long the database may be in use by another when we begin
 BUSY_MS = 100  # and later, without a word about it
@@ -48,7 +47,7 @@ def sinks(options: argparse.Namespace) -> list[Sink]:
         except (sqlite3.Error, ValueError) as error:
             for sink in opened:
                 sink.close()
-            raise ValueError(f"--sqlite {readable(path)}: {error}") from None
+            raise ValueError(f"--sqlite {path}: {error}") from None
     return opened
 
 
@@ -85,7 +84,7 @@ class Sqlite(Sink):
 
     def __init__(self, path: str) -> None:
         """Raises sqlite3.Error, and ValueError where the database is not ours."""
-        self.name = readable(path)
+        self.name = path
         self._path = os.path.abspath(path)
         self._carried: list[tuple[bytes, int, int]] = []  # records of a file that was taken away
         self._is_open = False
