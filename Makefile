@@ -4,8 +4,8 @@ PYTHON = python3
 SOURCES = zmqpush.py zmqpush-watermark.py zmqpull.py zmqlines setup.py packaging/launcher tests
 
 # What the tests and the bench work with: rsyslog with its own ZeroMQ modules, Redis, a C compiler,
-# Debian's pyzmq and aiozmq, tc.
-DEBIAN = gcc iproute2 libc6-dev libzmq3-dev logrotate procps python3-aiozmq python3-zmq redis-server rsyslog rsyslog-czmq sqlite3 systemd-journal-remote
+# Debian's pyzmq and aiozmq, tc, strace.
+DEBIAN = gcc iproute2 libc6-dev libzmq3-dev logrotate procps python3-aiozmq python3-zmq redis-server rsyslog rsyslog-czmq sqlite3 strace systemd-journal-remote
 
 # The rooms of the tests: `make test ONLY=spool`.
 ROOMS = $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))

@@ -30,24 +30,30 @@ class Door:
         _, self.most = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.queue = min(LONGEST_QUEUE, self.most // 4)
         self._few = self.most - self.queue - min(SPARE, self.most // 8)  # for connections
-        self._listeners: list[int] = []
+        self._listeners: list[socket.socket] = []
         self.is_shut = False
         self._allow(self._few)
 
     def listens(self, descriptor: int) -> None:
-        """There is a listening socket."""
-        self._listeners.append(descriptor)
+        """There is a listening socket; it stays libzmq's.
+
+        What shuts it is a descriptor of our own: when that is needed, none may be left.
+        """
+        with contextlib.suppress(OSError):
+            listener = socket.socket(fileno=os.dup(descriptor))
+            if listener.family in (socket.AF_INET, socket.AF_INET6):  # the others have no filters
+                self._listeners.append(listener)
 
     def shut(self) -> None:
         """Somebody could not be accepted."""
-        self._allow(self.most)
-        for listener in self._of_tcp():
+        for listener in self._listeners:
             program = ctypes.create_string_buffer(DROP)
             listener.setsockopt(
                 socket.SOL_SOCKET,
                 SO_ATTACH_FILTER,
                 struct.pack("@HP", 1, ctypes.addressof(program)),
             )
+        self._allow(self.most)
         self.is_shut = True
 
     def open_if_there_is_room(self) -> None:
@@ -55,18 +61,8 @@ class Door:
         if self.is_shut and open_files() < self._few - SPARE // 4:
             self._allow(self._few)
             self.is_shut = False
-            for listener in self._of_tcp():
+            for listener in self._listeners:
                 listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
     def _allow(self, files: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, self.most))
-
-    def _of_tcp(self) -> list[socket.socket]:
-        """Those of TCP; the others have no filters. The descriptors stay libzmq's."""
-        found = []
-        for descriptor in self._listeners:
-            with contextlib.suppress(OSError):
-                listener = socket.socket(fileno=os.dup(descriptor))
-                if listener.family in (socket.AF_INET, socket.AF_INET6):
-                    found.append(listener)
-        return found

@@ -111,3 +111,34 @@ def test_a_database_that_somebody_else_is_making_is_waited_for(pull: Pull, tmp_p
         somebody.execute("ROLLBACK")
     assert puller.end(signal.SIGINT) == ["0 events written"]
     assert ask(path, "SELECT * FROM event") == []
+
+
+@pytest.mark.parametrize("ack", [[], ["--ack"]], ids=["plain", "ack"])
+def test_a_database_that_is_locked_for_long_ends_nobody_who_begins(
+    ack: list[str], pull: Pull, ship: Ship, tmp_path: Path
+) -> None:
+    """Whoever shares it may have been stopped in the middle of a transaction."""
+    path = tmp_path / "events.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as somebody:
+        somebody.execute("BEGIN EXCLUSIVE")
+        puller = pull(*ack, "--sqlite", str(path))
+        said = puller.wait_for_word("the senders have to wait")
+        assert said == f"{path}: database is locked; the senders have to wait"
+        shipper = ship(*ack, "-c", puller.endpoint)
+        shipper.write(b"x\n")
+        shipper.end_input()
+        somebody.execute("ROLLBACK")
+    assert shipper.finish().status == 0
+    puller.wait_for_word(f"{path}: going on")
+    wait_until(lambda: puller.counters()[0] == 1, "the event is written")
+    puller.end(signal.SIGTERM)
+    assert ask(path, "SELECT message FROM event") == [("x",)]
+
+
+def test_while_the_database_is_locked_a_signal_is_heard(pull: Pull, tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as somebody:
+        somebody.execute("BEGIN EXCLUSIVE")
+        puller = pull("--sqlite", str(path))
+        puller.wait_for_word("the senders have to wait")
+        assert puller.end(signal.SIGTERM)[-1] == "0 events written"

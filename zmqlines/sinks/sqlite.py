@@ -17,8 +17,9 @@ from zmqlines.ack import LONGEST_STEP_S, RECORD_LASTS_S, Offer, sort_out
 from zmqlines.events import STRICT, after_blanks
 from zmqlines.sinks.contract import Refused, Sink, Trouble, identity
 
-OPENING_MS = 5000  # how long the database may be in use by another when we begin
+OPENING_MS = 1000  # how long the database may be in use by another when we begin
 BUSY_MS = 100  # and later, without a word about it
+IN_USE = ("database is locked", "database schema is locked")  # sqlite3_errstr(); 3.11 has codes
 APPLICATION_ID = 0x7A6D7170  # "zmqp": what our databases have in their header (file(1))
 VERSION = 1  # of their tables
 TOO_LARGE = (sqlite3.DataError, OverflowError)  # for SQLite (1 GB), and for its interface (2 GB)
@@ -88,8 +89,16 @@ class Sqlite(Sink):
         self._path = os.path.abspath(path)
         self._carried: list[tuple[bytes, int, int]] = []  # records of a file that was taken away
         self._is_open = False
-        # Another collector may be there, too: wait for it now; later, what fails is tried again.
-        self._open(OPENING_MS)
+        try:
+            self._open(OPENING_MS)
+        except sqlite3.OperationalError as error:
+            if str(error) not in IN_USE:
+                raise
+            # Another collector may be there, too, and may have been stopped: begin() waits for it.
+
+    async def begin(self) -> None:
+        """Open the database, if that was not possible yet. Raises Trouble."""
+        self._look()
 
     def _open(self, busy_ms: int) -> None:
         refuse_others(self._path, busy_ms)
@@ -144,6 +153,7 @@ class Sqlite(Sink):
 
     async def forget(self, shippers: list[bytes]) -> None:
         """Keep no record of them."""
+        self._look()
         with self._transaction():
             self._db.executemany(
                 "DELETE FROM shipper WHERE id = ?", [(shipper,) for shipper in shippers]
