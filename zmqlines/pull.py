@@ -17,6 +17,7 @@ from zmqlines.peers import Peers
 FIRST_FRAMES = 10  # that are taken before the first look at their size
 REFILL_S = 0.05  # in which libzmq brings what the kernel still has
 ENOUGH_BYTES = 1024 * 1024  # after which no more are taken
+MOST_NEWS = 100  # of who is connected, in one turn of the event loop
 EVENT = struct.Struct("=Hi")  # of the monitor: which, and a value (zmq_socket_monitor(3))
 UP = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED
 DOWN = zmq.EVENT_DISCONNECTED
@@ -133,10 +134,12 @@ class Pull:
     def _on_monitor(self) -> None:
         failing = False
         with contextlib.suppress(zmq.Again):
-            while True:
+            # Where nobody more can be accepted, libzmq may say so faster than we hear it.
+            for _ in range(MOST_NEWS):
                 event, value = EVENT.unpack(self._monitor.recv_multipart(zmq.DONTWAIT)[0])
                 failing = failing or event == zmq.EVENT_ACCEPT_FAILED
                 self._note(event, value)
+            asyncio.get_running_loop().call_soon(self._on_monitor)
         if self.peers.turned_away:
             self.say_once(
                 "misfit",
