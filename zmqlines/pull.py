@@ -17,7 +17,7 @@ from zmqlines.peers import Peers
 FIRST_FRAMES = 10  # that are taken before the first look at their size
 REFILL_S = 0.05  # in which libzmq brings what the kernel still has
 ENOUGH_BYTES = 1024 * 1024  # after which no more are taken
-MOST_NEWS = 100  # of who is connected, in one turn of the event loop
+MOST_NEWS = 1000  # of who is connected, in one turn of the event loop: as many as libzmq keeps
 EVENT = struct.Struct("=Hi")  # of the monitor: which, and a value (zmq_socket_monitor(3))
 UP = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED
 DOWN = zmq.EVENT_DISCONNECTED
