@@ -43,7 +43,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from zmqlines import sinks
+from zmqlines import curve, keys, sinks
 from zmqlines.ack import Answer, Offer, next_record
 from zmqlines.counters import repeat
 from zmqlines.descriptors import allow_open_files
@@ -220,9 +220,9 @@ async def together(attempts: list[Coroutine[Any, Any, Got]]) -> list[Got]:
     return await asyncio.gather(*attempts)
 
 
-def make_pull(options: argparse.Namespace) -> Pull:
+def make_pull(options: argparse.Namespace, guard: curve.Curve | None) -> Pull:
     """What the events come through. Raises OSError, whose `filename` is the endpoint."""
-    ends = options.bind, options.connect, options.rcvhwm, options.max_message
+    ends = options.bind, options.connect, guard, options.rcvhwm, options.max_message
     return Router(*ends, options.memory_limit) if options.ack else Pull(*ends)
 
 
@@ -271,9 +271,12 @@ async def collect_into(
 ) -> int:
     """Collect until the end; returns the exit status."""
     try:
-        pull = make_pull(options)
+        guard = curve.open_curve(options)
+        pull = make_pull(options, guard)
     except OSError as error:
         zmqpush.fail(f"{error.filename}: {error.strerror}")
+    except ValueError as error:
+        zmqpush.fail(str(error))
     for asked, bound in pull.bound.items():
         if asked.endswith(":*") or not options.quiet:
             zmqpush.say(f"bound to {bound}")
@@ -297,6 +300,8 @@ async def collect_into(
     def reopen() -> None:
         if letters:
             letters.reopen()
+        if guard:
+            guard.reload()
         for sink in kept_in:
             try:
                 sink.reopen()
@@ -372,6 +377,7 @@ def build_parser(description: str) -> zmqpush.Parser:
     option("-q", "--quiet", action="store_true", default=False,
            help="no word at the start, and no count at the end")
     # fmt: on
+    zmqpush.add_curve_options(parser)
     return parser
 
 
@@ -384,6 +390,7 @@ def parse_options(parser: zmqpush.Parser, arguments: list[str]) -> argparse.Name
             parser.error(f"{endpoint} cannot be both bound and connected to")
     if options.ack and options.connect:
         parser.error("--ack binds: it cannot be used with --connect")
+    parser.check_parts(options)
     try:
         sinks.check(options)
     except ValueError as misfit:
@@ -395,6 +402,8 @@ def main() -> None:
     """Run the program."""
     zmqpush.open_standard_descriptors()
     options = parse_options(build_parser(__doc__.partition("\n")[0]), sys.argv[1:])
+    if options.curve_keygen:
+        sys.exit(keys.keygen(options.curve_keygen))
     os._exit(run(collect(options)))  # without waiting for libzmq's threads
 
 

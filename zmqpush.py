@@ -26,7 +26,7 @@ import os
 import select
 import signal
 import sys
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 
 def offer(data: bytes, descriptor: int) -> bool:
@@ -149,10 +149,19 @@ AGAIN_AFTER_S = 10.0  # before that is said again, and then twice as long each t
 KEEPALIVE_AFTER_S = 60
 OUT_BATCH_SIZE = 8192  # bytes that libzmq writes at once, beyond what it counts as queued
 HANDSHAKE_S = 31.0  # a second more than ZMQ_HANDSHAKE_IVL
+UP = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED  # what libzmq's monitor tells
+HANDSHAKE = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+MISMATCH = zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
 SHIPPER_SIZE = 16  # bytes of the id that a process, or a file of a spool, has
 SHORTEST_INTERVAL_S = 0.001
+A_FEW_WAKES = 8  # by the source of standard input, after which it may be worth to let it gather
 OPEN_FILES = 20  # with standard descriptors open; each connection takes one more
 LARGEST_INT = 2**31 - 1  # of C, which libzmq's options have
 
@@ -378,83 +387,11 @@ class LineSplitter:
         return b"".join(piece + b"\n" for piece in cut)
 
 
-class Gathering:
-    """Tells when to let input gather, and for how long. Pure; times in seconds, sizes in bytes.
-
-    A wake-up costs as much as dozens of lines. A source that wakes us seldom is read at once; from
-    one that wakes us often, and writes more than a line or two in that time, stdin is read every
-    `longest_s` instead (a tick), and nothing that comes meanwhile wakes us. Nobody tells then that
-    the pipe fills, so a tick comes sooner where half of it is as much as the last one found.
-    """
-
-    WAKES = 16  # wake-ups, or ticks, after which the source is judged anew
-    SHORTEST_S = 0.001  # epoll cannot wait less
-    MOST_AT_A_TICK = 200_000  # bytes
-    MANY = 16 * 1024  # bytes at once, in which lines are counted: it takes time
-
-    def __init__(self, longest_s: float) -> None:
-        """`longest_s` 0: never."""
-        self.is_on = False
-        self.room = 4096  # bytes that the source can write while nobody reads: a terminal's
-        self._longest_s = longest_s
-        self._often = 2 / longest_s if longest_s else math.inf  # a second
-        self._since = 0.0  # the beginning of the time that is judged
-        self._rested_s = 0.0  # of that
-        self._count = 0  # wake-ups, or ticks, in that time
-        self._lines = 0
-        self._read_at = 0.0  # when there was nothing more to read
-        self._size = 0  # bytes that came since
-        self._empty_ticks = 0
-
-    def took(self, data: bytes) -> None:
-        """`data` was read."""
-        self._size += len(data)
-        self._lines += data.count(b"\n", 0, self.MANY)
-
-    def rested(self, pause_s: float) -> None:
-        """Nothing could wake us for so long."""
-        self._rested_s += pause_s
-
-    def woken(self, now: float) -> bool:
-        """Count a wake-up; whether to gather from now on."""
-        if self._count == self.WAKES:
-            span = max(now - self._since, 1e-9)
-            listened = max(span - self._rested_s, 1e-9)
-            self.is_on = min(self._count / listened, self._lines / span) >= self._often
-        if self._count in (0, self.WAKES):
-            self._judge_from(now)
-            if not self.is_on:  # else what came so far tells how soon the first tick must be
-                self._read_at, self._size, self._empty_ticks = now, 0, 0
-        self._count += 1
-        return self.is_on
-
-    def pause_s(self, now: float) -> float:
-        """All was read: how long to wait for the next tick; 0: until the source wakes us."""
-        span = max(now - self._read_at, 1e-9)
-        rate = self._size / span
-        self._empty_ticks = 0 if self._size else self._empty_ticks + 1
-        self._read_at, self._size = now, 0
-        self._count += 1
-        pause_s = self._longest_s
-        if rate:
-            pause_s = min(pause_s, min(self.room / 2, self.MOST_AT_A_TICK) / rate)
-        if self._count > self.WAKES:
-            self.is_on = self._lines / (now - self._since) >= self._often
-            self._judge_from(now)
-        self.is_on = self.is_on and self._empty_ticks < 2 and pause_s >= self.SHORTEST_S
-        if not self.is_on:
-            self._count = 0
-        return pause_s if self.is_on else 0.0
-
-    def _judge_from(self, now: float) -> None:
-        self._since, self._rested_s, self._count, self._lines = now, 0.0, 0, 0
-
-
 class Stdin:
     """Descriptor 0 as an asynchronous source of bytes, whatever it is.
 
     It is made non-blocking and watched by an edge-triggered epoll (epoll(7)), or read at the ticks
-    of Gathering. O_NONBLOCK belongs to the open file, which others may share: `close()` puts it
+    of --gather. O_NONBLOCK belongs to the open file, which others may share: `close()` puts it
     back. A terminal is shared with the shell and with stdout, so that one is opened anew,
     and if that is not allowed, stays blocking and is asked before each read. epoll refuses what is
     always ready, such as a regular file, with EPERM.
@@ -485,7 +422,9 @@ class Stdin:
         self._empty = False  # nothing to read until we are woken
         self._hung_up = False  # and nobody will wake us again
         self._unread = b""  # what was given back
-        self._gathering = Gathering(gather_s)
+        self._gather_s = gather_s
+        self._gathering: Any = None  # as soon as we were woken a few times
+        self._wakes = 0
         self._rest_s = 0.0  # before the next read
         self._woken = False  # by the source, or after a rest, and not by a tick
         self._loop = asyncio.get_running_loop()
@@ -555,7 +494,8 @@ class Stdin:
             self._allowance -= len(data)
             self._mid_line = not data.endswith(b"\n")
             self._count_wake_up()
-            self._gathering.took(data)
+            if self._gathering:
+                self._gathering.took(data)
             return data
         return b""
 
@@ -631,7 +571,8 @@ class Stdin:
 
     async def _until_ready(self) -> None:
         rest_s, self._rest_s = self._rest_s, 0.0
-        tick_s = self._gathering.pause_s(self._loop.time()) if self._gathering.is_on else 0.0
+        gathering = self._gathering
+        tick_s = gathering.pause_s(self._loop.time()) if gathering and gathering.is_on else 0.0
         if rest_s or tick_s:
             self._listen(False)
             if self._ready.done():  # what came before is no reason to read sooner
@@ -639,7 +580,8 @@ class Stdin:
             timer = self._loop.call_later(max(rest_s, tick_s), self._wake)
             await self._ready
             timer.cancel()
-            self._gathering.rested(0.0 if tick_s else rest_s)
+            if gathering:
+                gathering.rested(0.0 if tick_s else rest_s)
         else:
             self._listen(True)
             await self._ready
@@ -667,10 +609,15 @@ class Stdin:
 
     def _count_wake_up(self) -> None:
         woken, self._woken = self._woken, False
-        if woken and not self._gathering.is_on and self._gathering.woken(self._loop.time()):
+        self._wakes += woken
+        gathering = self._gathering
+        if self._gather_s and self._wakes == A_FEW_WAKES and not gathering:
+            with contextlib.suppress(ImportError):  # we are alone, and do not gather
+                self._gathering = part("gathering").Gathering(self._gather_s)
+        elif woken and gathering and not gathering.is_on and gathering.woken(self._loop.time()):
             self.widen()
             with contextlib.suppress(OSError):  # no pipe
-                self._gathering.room = fcntl.fcntl(0, F_GETPIPE_SZ)
+                gathering.room = fcntl.fcntl(0, F_GETPIPE_SZ)
 
     def _wake(self) -> None:
         if not self._ready.done():
@@ -989,12 +936,13 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
 
     KIND = zmq.PUSH
     LINGER_MS = -1  # until delivered
+    wants_curve: ClassVar[set[str]] = set()  # endpoints of which that was said
 
     def __init__(self, options: argparse.Namespace, form: EventFormat) -> None:
         # Those that stand, by descriptor. Of its handshake a libzmq older than 4 does not tell; but
         # who has not made one in time is cut off, so that who is still there then is a collector.
         self.connections: dict[int, tuple[str, asyncio.TimerHandle]] = {}
-        self.met_collector = asyncio.Event()  # set for good by the first
+        self.met_collector = asyncio.Event()  # set by the first, until one has refused us
         self.on_change: Callable[[bool], None] = lambda is_there: None  # a collector, or none is
         self._watermarks = {"high": options.high_water, "low": options.low_water}
         self._sndhwm: int = options.sndhwm
@@ -1004,6 +952,8 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self._being_sent = OUT_BATCH_SIZE // form.least_size  # events, at most
         self._loop = asyncio.get_running_loop()
         self._connected: dict[str, bool] = {}  # endpoints, and whether by IPv6
+        self._curve = options.curve
+        self._ever_met = False
         self._drained = asyncio.Event()
         self._closed = asyncio.Event()
 
@@ -1033,8 +983,9 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             lambda: self, self.KIND, zmq_sock=push
         )
         self.transport.set_write_buffer_limits(**self._watermarks)
-        up, down = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED, zmq.EVENT_DISCONNECTED
-        await self.transport.enable_monitor(up | down | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        await self.transport.enable_monitor(UP | zmq.EVENT_DISCONNECTED | HANDSHAKE)
+        if self._curve and self._bind:
+            self._curve.serve(push)
         for endpoint in self._bind:
             try:
                 refuse_to_displace(endpoint)
@@ -1082,6 +1033,8 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
     def _connect_to(self, endpoint: str, ipv6: bool = False) -> None:
         if not self._push.closed:
             self._push.setsockopt(zmq.IPV6, int(ipv6))
+            if self._curve:
+                self._curve.join(self._push, endpoint)
             self._push.connect(endpoint)
             self._connected[endpoint] = ipv6
 
@@ -1110,6 +1063,12 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         """Return when libzmq has delivered everything; only the end of its context tells that."""
         self.transport.close()
         await self._closed.wait()
+        await self.end_context()
+
+    async def end_context(self) -> None:
+        """Return when libzmq has delivered all that its sockets, now closed, had been given."""
+        if self._curve:
+            self._curve.close()
         terminated = asyncio.Event()
 
         def terminate() -> None:
@@ -1130,13 +1089,13 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
 
     def waits(self, undelivered: int, place: str) -> str:
         """What keeps us after the end of the input."""
-        if self.met_collector.is_set():
+        if self._ever_met:
             return f"up to {undelivered} messages are still on their way to"
         return f"{undelivered} messages wait{place} for a collector at"
 
     def gave_up(self, undelivered: int, waited: int) -> str:
         """What is lost when nobody tries any longer; `waited` of it were never sent."""
-        if not self.met_collector.is_set():
+        if not self._ever_met:
             return f"gave up {undelivered} messages: no collector ever connected"
         return (
             f"gave up at most {undelivered} messages: {waited} that waited here, "
@@ -1152,6 +1111,8 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self._closed.set()
 
     def event_received(self, event: Any) -> None:
+        if self._curve:
+            self._curve.heard(*event)
         if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._met()
             for _, old_enough in self.connections.values():
@@ -1161,25 +1122,38 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             old_enough.cancel()
             if not self.connections:
                 self.on_change(False)
+            refusal = self._curve.refusal_of(event.endpoint) if self._curve else None
+            if refusal and not self.connections:
+                self.met_collector.clear()  # libzmq would lose what it is given
             # libzmq gives up for good on a peer that was not what it should be, without a word.
             # To connect anew costs nothing where libzmq holds nothing for who is not there.
-            if self._immediate or not self.met_collector.is_set():
+            if self._immediate or not self._ever_met or (refusal and refusal.is_final):
                 wait_s = RECONNECT_MAX_MS / 1000
+                if refusal:
+                    wait_s = refusal.pause_s()
+                    self._disconnect(event.endpoint)
                 self._loop.call_later(wait_s, self._connect_again, event.endpoint)
-        else:
+        elif event.event & UP:
             old_enough = self._loop.call_later(HANDSHAKE_S, self._met)
             self.connections[event.value] = (event.endpoint, old_enough)
+        elif event.value == MISMATCH and not self._curve and event.endpoint not in self.wants_curve:
+            self.wants_curve.add(event.endpoint)
+            say(f"{event.endpoint} wants CURVE (--curve-key): nothing is sent to it")
 
     def _met(self) -> None:
+        self._ever_met = True
         self.met_collector.set()
         self.on_change(True)
 
     def _connect_again(self, endpoint: str) -> None:
         standing = [connected for connected, _ in self.connections.values()]
         if endpoint in self._connected and endpoint not in standing and not self._push.closed:
-            with contextlib.suppress(zmq.ZMQError):
-                self._push.disconnect(endpoint)
+            self._disconnect(endpoint)
             self._connect_to(endpoint, self._connected[endpoint])
+
+    def _disconnect(self, endpoint: str) -> None:
+        with contextlib.suppress(zmq.ZMQError):  # it is not connected to
+            self._push.disconnect(endpoint)
 
 
 def refuse_to_displace(endpoint: str) -> None:
@@ -1358,11 +1332,14 @@ class Report:
 async def ship(options: argparse.Namespace) -> int:
     """Push all of stdin; returns the exit status."""
     form = make_format(options, os.getpid())
-    link = make_link(options, form)
     try:
+        options.curve = part("curve").open_curve(options) if options.curve_key else None
+        link = make_link(options, form)
         await link.open()
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}")
+    except ValueError as error:
+        fail(str(error))
     backlog = make_backlog(options, form)
     try:
         # rsyslog asks and waits: its message is all that there will be.
@@ -1374,6 +1351,8 @@ async def ship(options: argparse.Namespace) -> int:
     ending = Ending(options.linger, backlog.grace_s, stdin, backlog)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, report.counters)
+    if options.curve:
+        loop.add_signal_handler(signal.SIGHUP, options.curve.reload)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if options.stats:
         part("counters").repeat(report.counters, options.stats)
@@ -1541,7 +1520,7 @@ class Parser(argparse.ArgumentParser):
         """Let each part that was asked for see whether the options fit together."""
         for dest, (name, only) in self._part_of.items():
             value = getattr(options, dest)
-            if value == self._default_of[dest] or only not in (None, value):
+            if not value or value == self._default_of[dest] or only not in (None, value):
                 continue
             try:
                 part(name).check(options)
@@ -1620,6 +1599,22 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{value!r}: {error}")
 
 
+def add_curve_options(parser: Parser) -> None:
+    """Those for keys, which the collector has, too."""
+    parser.group = parser.add_argument_group("let nobody in without a key (CURVE)")
+    option = parser.option
+    # fmt: off
+    option("--curve-keygen", metavar="NAME", default="", part="curve",
+           help="make a pair of keys, NAME.key and NAME.key_secret, print the public key, and end")
+    option("--curve-key", metavar="FILE", default="", part="curve",
+           help="our own pair: the .key_secret file")
+    option("--curve-server-key", metavar="KEY", default=[], part="curve",
+           help="to connect: the other end's public key, or the file that has it; repeatable")
+    option("--curve-clients", metavar="DIR", default="", part="curve",
+           help="to bind: a folder of the public keys that are let in, or any; SIGHUP: look anew")
+    # fmt: on
+
+
 def build_parser(description: str) -> Parser:
     """All options, for this program and for those that share them."""
     size = checked(read_size, "a size such as 65536, 64k, 1M or 2GB")
@@ -1663,8 +1658,9 @@ exit status:
            help=f"connect to a collector; repeatable, they share the load ({DEFAULT_ENDPOINT})")
     option("-b", "--bind", metavar="ENDPOINT", type=BIND, default=[],
            help="let collectors connect; repeatable")
+    add_curve_options(parser)
     parser.group = parser.add_argument_group("read from a pipe, a file or a FIFO")
-    option("--gather", metavar="SECONDS", type=gather, default=0.04,
+    option("--gather", metavar="SECONDS", type=gather, default=0.04, part="gathering",
            help="let lines that come one by one and often gather for so long; 0: never (0.04)")
     option("--max-line", metavar="SIZE", type=line_size, default=SIZE_UNITS["m"],
            help="send longer lines in pieces of this size; 0: no limit (1M)")
@@ -1747,6 +1743,8 @@ def main() -> None:
     # and asks for it again (mallopt(3), M_MMAP_THRESHOLD), which takes a tenth of the time.
     bytes(LARGE_BLOCK)
     options = parse_options(build_parser(__doc__.partition("\n")[0]), sys.argv[1:])
+    if options.curve_keygen:
+        sys.exit(part("keys").keygen(options.curve_keygen))
     free = os.sysconf("SC_OPEN_MAX") - len(os.listdir("/proc/self/fd"))
     needed = OPEN_FILES + len(options.connect + options.bind)
     if free < needed:  # libzmq would abort

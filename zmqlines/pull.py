@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import errno
 import itertools
+import os
 import struct
 
 import zmq
 
 import zmqpush
+from zmqlines.curve import Curve
 from zmqlines.door import Door
 from zmqlines.peers import Peers
 
@@ -38,7 +40,12 @@ class Pull:
     MISFITS = "zmqpush.py --ack (then use --ack here as well), a PUB socket"
 
     def __init__(
-        self, bind: list[str], connect: list[str], rcvhwm: int = 1000, max_message: int = 0
+        self,
+        bind: list[str],
+        connect: list[str],
+        curve: Curve | None = None,
+        rcvhwm: int = 1000,
+        max_message: int = 0,
     ) -> None:
         """Bind and connect. Raises OSError, whose `filename` is the endpoint.
 
@@ -50,6 +57,7 @@ class Pull:
         self.bound: dict[str, str] = {}  # endpoints as they were asked for, and as they are
         self._told: set[str] = set()  # what was said once
         self.peers = Peers()
+        self._curve = curve
         self._door = Door()
         pull.setsockopt(zmq.BACKLOG, self._door.queue)
         # Whatever does not say that it is ZeroMQ is a peer of ZeroMQ 2 to libzmq, and random bytes
@@ -64,6 +72,8 @@ class Pull:
         pull.setsockopt(zmq.TCP_KEEPALIVE_IDLE, zmqpush.KEEPALIVE_AFTER_S)
         pull.setsockopt(zmq.RECONNECT_IVL, zmqpush.RECONNECT_MS)
         pull.setsockopt(zmq.RECONNECT_IVL_MAX, zmqpush.RECONNECT_MAX_MS)
+        if curve and bind:
+            curve.serve(pull)
         for endpoint in bind:
             pull.setsockopt(zmq.IPV6, int("[" in endpoint or "*:" in endpoint))
             try:
@@ -74,12 +84,17 @@ class Pull:
                 raise OSError(error.errno, why, endpoint) from None
             self.bound[endpoint] = pull.getsockopt_string(zmq.LAST_ENDPOINT)
         for endpoint in connect:
-            pull.setsockopt(zmq.IPV6, int("[" in endpoint))  # of a name, IPv4 addresses
-            pull.connect(endpoint)
+            self._connect_to(endpoint)
         self._recv = super(zmq.Socket, pull).recv  # of the backend: no checks, half the time
         self._news = asyncio.Event()
         asyncio.get_running_loop().add_reader(pull.fileno(), self._on_event)
         self._on_monitor()  # its descriptor tells of news to who has found nothing before
+
+    def _connect_to(self, endpoint: str) -> None:
+        self._pull.setsockopt(zmq.IPV6, int("[" in endpoint))  # of a name, IPv4 addresses
+        if self._curve:
+            self._curve.join(self._pull, endpoint)
+        self._pull.connect(endpoint)
 
     def take(self, most: int) -> list[bytes]:
         """The frames that are there, up to `most`; each is for itself.
@@ -136,11 +151,15 @@ class Pull:
         with contextlib.suppress(zmq.Again):
             # Where nobody more can be accepted, libzmq may say so faster than we hear it.
             for _ in range(MOST_NEWS):
-                event, value = EVENT.unpack(self._monitor.recv_multipart(zmq.DONTWAIT)[0])
+                data, endpoint = self._monitor.recv_multipart(zmq.DONTWAIT)
+                event, value = EVENT.unpack(data)
                 failing = failing or event == zmq.EVENT_ACCEPT_FAILED
                 self._note(event, value)
+                if self._curve:
+                    self._curve.heard(event, value, os.fsdecode(endpoint))
+                    self._leave_who_refuses(event, os.fsdecode(endpoint))
             asyncio.get_running_loop().call_soon(self._on_monitor)
-        if self.peers.turned_away:
+        if self.peers.turned_away and not (self._curve and self._curve.has_told):
             self.say_once(
                 "misfit",
                 f"a peer has gone without a handshake: senders must be {self.FITTING}; this may "
@@ -168,7 +187,15 @@ class Pull:
             # Who finds first that we do not fit just leaves (EPIPE), as one does who only looks.
             if (event, value) != (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, errno.EPIPE):
                 self.peers.failed()
-            if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+            if value == zmqpush.MISMATCH and not self._curve:
                 self.say_once(
                     "mechanism", "a peer has gone without a handshake: it wants CURVE or a password"
                 )
+
+    def _leave_who_refuses(self, event: int, endpoint: str) -> None:
+        """A sender that is connected to has cut us off: come back after a while."""
+        assert self._curve
+        refusal = self._curve.refusal_of(endpoint) if event == zmq.EVENT_DISCONNECTED else None
+        if refusal:
+            self._pull.disconnect(endpoint)
+            asyncio.get_running_loop().call_later(refusal.pause_s(), self._connect_to, endpoint)

@@ -11,6 +11,7 @@ import contextlib
 import zmq
 
 from zmqlines.ack import ACK_REFUSAL, ACK_VERSION, NO_LIMIT, Answer, Offer, OtherVersion
+from zmqlines.curve import Curve
 from zmqlines.pull import ENOUGH_BYTES, Pull
 
 LAST_ANSWERS_MS = 500
@@ -27,6 +28,7 @@ class Router(Pull):
         self,
         bind: list[str],
         connect: list[str],
+        curve: Curve | None = None,
         rcvhwm: int = 1000,
         max_message: int = 0,
         memory_limit: int = 0,
@@ -35,7 +37,7 @@ class Router(Pull):
         self._memory_limit = memory_limit
         self._fewest = 1  # connections there were since the credits were last told to all
         self._last_answers: dict[bytes, Answer] = {}  # by peer, of those that may be there
-        super().__init__(bind, connect, rcvhwm, max_message)
+        super().__init__(bind, connect, curve, rcvhwm, max_message)
         self._pull.setsockopt(zmq.ROUTER_MANDATORY, 1)  # tells who has gone
 
     def take_offers(self, most: int) -> list[Offer]:
@@ -105,4 +107,6 @@ class Router(Pull):
         self._pull.disable_monitor()
         self._monitor.close(0)
         self._pull.close(LAST_ANSWERS_MS)
+        if self._curve:
+            self._curve.close()
         zmq.Context.instance().term()

@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import copy
 import operator
-import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,7 +24,7 @@ import zmq
 
 from zmqlines.departures import Departures, Descriptor, Sent, wire_size
 from zmqlines.spool import Spool, file_of
-from zmqpush import RECONNECT_MAX_MS, RECONNECT_MS, Backlog, EventFormat, Link, Sendable, say
+from zmqpush import RECONNECT_MAX_MS, RECONNECT_MS, UP, Backlog, EventFormat, Link, Sendable, say
 
 LOOK_AGAIN_S = 0.1  # at what the kernel has not got rid of; twice as long each time
 LONGEST_LOOK_S = 60.0
@@ -70,7 +69,7 @@ class Fifo(Link):
             self._disconnected(event.value)
         elif event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._can_count = self._push.getsockopt(zmq.MECHANISM) == zmq.NULL
-        else:
+        elif event.event & UP:
             with contextlib.suppress(OSError):  # it has ended already
                 descriptor = Descriptor(event.value, event.event == zmq.EVENT_CONNECTED)
                 self._descriptors[event.value] = descriptor
@@ -365,14 +364,7 @@ class SpoolLink(Link):
         open_places = [place for place in self._places if place.fifo]
         fifos = self._fifos()
         await asyncio.gather(*(fifo.hand_over() for fifo in fifos))
-        terminated = asyncio.Event()
-
-        def terminate() -> None:
-            zmq.Context.instance().term()
-            self._loop.call_soon_threadsafe(terminated.set)
-
-        threading.Thread(target=terminate, daemon=True).start()
-        await terminated.wait()
+        await self.end_context()
         await asyncio.gather(*(fifo.leave_kernel() for fifo in fifos))
         settled = [self._settle(place, backlog) for place in open_places]
         return any(settled)

@@ -26,6 +26,7 @@ TCP_WMEM = Path("/proc/sys/net/ipv4/tcp_wmem")  # tcp(7): least, default and mos
 async def watermarks(options: argparse.Namespace) -> list[str]:
     """The lines to print."""
     options.bind = options.connect = []
+    options.curve = None
     link = zmqpush.Link(options, zmqpush.make_format(options, pid=0))
     await link.open()
     low, high = link.transport.get_write_buffer_limits()

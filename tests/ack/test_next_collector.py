@@ -95,6 +95,7 @@ def test_end_of_a_connection_that_was_left_before_is_no_news() -> None:
 
     async def hear() -> None:
         options = zmqpush.parse_options(zmqpush.build_parser(""), ["--ack"])
+        options.curve = None
         link = AckLink(options, zmqpush.make_format(options, 1))
         link.event_received(types.SimpleNamespace(event=zmq.EVENT_DISCONNECTED, value=99))
         assert link.connections == {}

@@ -33,6 +33,11 @@ PARTS = {
     "--format": ["--format", "json"],
     "--progress": ["--progress"],
     "--stats": ["--stats", "9"],
+    "--gather": ["--gather", "9"],
+    "--curve-key": ["--curve-key", "x"],
+    "--curve-keygen": ["--curve-keygen", "x"],
+    "--curve-server-key": ["--curve-server-key", "x"],
+    "--curve-clients": ["--curve-clients", "x"],
 }
 FLAGS = pytest.mark.parametrize("flags", [[], ["-I"]], ids=["", "-I"])
 

@@ -48,11 +48,20 @@ OPTIONS: dict[str, tuple[str, Any, list[str], Any]] = {
     "rcvhwm": ("5", 5, ["--rcvhwm", "0"], 0),
     "max_message": ("5k", 5120, ["--max-message", "0"], 0),
     "memory_limit": ("5M", 5 * 1024**2, ["--memory-limit", "0"], 0),
+    "curve_keygen": ("a b", "a b", ["--curve-keygen", "c"], "c"),
+    "curve_key": ("a b", "a b", ["--curve-key", "c"], "c"),
+    "curve_server_key": ("'a b'", ["a b"], ["--curve-server-key", "c"], ["c"]),
+    "curve_clients": ("a b", "a b", ["--curve-clients", "any"], "any"),
     "stats": ("0.5", 0.5, ["--stats", "60"], 60.0),
     "quiet": ("yes", True, ["-q"], True),
 }
 
-NEEDS = {"redis_limit": ["--redis", "redis://a"]}  # what must be said beside them
+NEEDS = {  # what must be said beside them
+    "redis_limit": ["--redis", "redis://a"],
+    "curve_key": ["--curve-clients", "any"],
+    "curve_server_key": ["--connect", "tcp://a:1", "--curve-key", "f"],
+    "curve_clients": ["--curve-key", "f"],
+}
 
 
 def parse(*arguments: str) -> dict[str, Any]:
@@ -75,6 +84,10 @@ def test_the_defaults_are_those_of_the_description() -> None:
         "rcvhwm": 1000,
         "max_message": 64 * 1024**2,
         "memory_limit": 64 * 1024**2,
+        "curve_keygen": "",
+        "curve_key": "",
+        "curve_server_key": [],
+        "curve_clients": "",
         "stats": 0.0,
         "quiet": False,
     }

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import zmqpush
 from tests.push.command_line import parse
 from tests.support.aliases import Ship
 from tests.support.collector import Collector
@@ -22,6 +21,7 @@ from tests.support.net import unread
 from tests.support.proc import wakeups
 from tests.support.programs import Shipper, wait_until_read
 from tests.support.waiting import wait_until
+from zmqlines.gathering import Gathering
 
 BOOTED_LONG_AGO_S = 100_000.0
 LONGEST_S = 0.04
@@ -37,7 +37,7 @@ class Reader:
     """Reads what a source writes, as Stdin does, at a time that only we know."""
 
     def __init__(self, longest_s: float = LONGEST_S, pipe: int = PIPE) -> None:
-        self.gathering = zmqpush.Gathering(longest_s)
+        self.gathering = Gathering(longest_s)
         self.gathering.room = pipe
         self.now = BOOTED_LONG_AGO_S
         self.wakeups = 0
@@ -158,7 +158,7 @@ def test_a_source_that_was_quiet_is_gathered_again() -> None:
     reader = Reader()
     reader.read(each(10), 100, seconds=1000)
     reader.read(each(0.0001), 100, seconds=10)
-    assert reader.wakeups <= 10 / LONGEST_S + 2 * zmqpush.Gathering.WAKES
+    assert reader.wakeups <= 10 / LONGEST_S + 2 * Gathering.WAKES
 
 
 def test_where_there_is_a_rest_after_each_read_the_longer_pause_counts() -> None:
@@ -218,7 +218,7 @@ def start(
     while True:
         written += lines(1, start=len(written))
         os.write(pipe, written[-1] + b"\n")
-        if len(written) > 3 * zmqpush.Gathering.WAKES and unread(pipe):
+        if len(written) > 3 * Gathering.WAKES and unread(pipe):
             return shipper, written
         with contextlib.suppress(AssertionError):  # it gathers
             wait_until(lambda: not unread(pipe), "read at once", deadline_s=0.02)

@@ -15,6 +15,7 @@ from typing import cast
 import pytest
 
 import zmqpush
+from zmqlines.gathering import Gathering
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_few_large_lines_with_a_rest_are_not_gathered(own_pipe: int) -> None:
     async def scenario() -> zmqpush.Stdin:
         taker = Taker(rest_s=0.001)
         stdin, queuing = await queue(taker, gather_s=0.05)  # 40 a second are often
-        for number in range(3 * zmqpush.Gathering.WAKES):
+        for number in range(3 * Gathering.WAKES):
             taker.put_once.clear()
             os.write(own_pipe, b"%20000d\n" % number)
             await taker.put_once.wait()
@@ -121,7 +122,7 @@ async def gather(own_pipe: int) -> None:
     """Write line by line until lines gather."""
     taker = Taker()
     stdin, queuing = await queue(taker, gather_s=0.2)
-    while not stdin._gathering.is_on:
+    while not (stdin._gathering and stdin._gathering.is_on):
         taker.put_once.clear()
         os.write(own_pipe, b"x\n")
         await taker.put_once.wait()
