@@ -159,6 +159,7 @@ HANDSHAKE = (
 MISMATCH = zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
+NO_KEY_S = 20.0  # before a collector that wants CURVE, of which we have no key, is tried again
 SHIPPER_SIZE = 16  # bytes of the id that a process, or a file of a spool, has
 SHORTEST_INTERVAL_S = 0.001
 A_FEW_WAKES = 8  # by the source of standard input, after which it may be worth to let it gather
@@ -954,6 +955,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self._connected: dict[str, bool] = {}  # endpoints, and whether by IPv6
         self._curve = options.curve
         self._ever_met = False
+        self._coming_back: set[str] = set()  # endpoints that are connected to anew after a while
         self._drained = asyncio.Event()
         self._closed = asyncio.Event()
 
@@ -1115,6 +1117,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             self._curve.heard(*event)
         if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._met()
+            self.wants_curve.discard(event.endpoint)
             for _, old_enough in self.connections.values():
                 old_enough.cancel()
         elif event.event == zmq.EVENT_DISCONNECTED:
@@ -1123,16 +1126,16 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             if not self.connections:
                 self.on_change(False)
             refusal = self._curve.refusal_of(event.endpoint) if self._curve else None
-            if refusal and not self.connections:
+            is_final = refusal.is_final if refusal else event.endpoint in self.wants_curve
+            if (refusal or is_final) and not self.connections:
                 self.met_collector.clear()  # libzmq would lose what it is given
             # libzmq gives up for good on a peer that was not what it should be, without a word.
             # To connect anew costs nothing where libzmq holds nothing for who is not there.
-            if self._immediate or not self._ever_met or (refusal and refusal.is_final):
-                wait_s = RECONNECT_MAX_MS / 1000
-                if refusal:
-                    wait_s = refusal.pause_s()
+            if self._immediate or not self._ever_met or is_final:
+                wait_s = NO_KEY_S if is_final else RECONNECT_MAX_MS / 1000
+                if refusal or is_final:
                     self._disconnect(event.endpoint)
-                self._loop.call_later(wait_s, self._connect_again, event.endpoint)
+                self._come_back(event.endpoint, refusal.pause_s() if refusal else wait_s)
         elif event.event & UP:
             old_enough = self._loop.call_later(HANDSHAKE_S, self._met)
             self.connections[event.value] = (event.endpoint, old_enough)
@@ -1145,7 +1148,13 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self.met_collector.set()
         self.on_change(True)
 
+    def _come_back(self, endpoint: str, after_s: float) -> None:
+        if endpoint not in self._coming_back:
+            self._coming_back.add(endpoint)
+            self._loop.call_later(after_s, self._connect_again, endpoint)
+
     def _connect_again(self, endpoint: str) -> None:
+        self._coming_back.discard(endpoint)
         standing = [connected for connected, _ in self.connections.values()]
         if endpoint in self._connected and endpoint not in standing and not self._push.closed:
             self._disconnect(endpoint)

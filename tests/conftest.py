@@ -23,6 +23,7 @@ from tests.support.tmpfs import Disk
 # The fixtures of a room that several of its files want. They are known everywhere.
 pytest_plugins = [
     "tests.ack.fixtures",
+    "tests.curve.fixtures",
     "tests.omprog.fixtures",
     "tests.pull.fixtures",
     "tests.push.fixtures",

@@ -81,11 +81,6 @@ class Curve:
         self._told: set[str] = set()  # what was said once
         self._servers = {endpoint: Server() for endpoint in options.connect}
 
-    @property
-    def has_told(self) -> bool:
-        """Whether it was said why somebody did not get through the handshake."""
-        return bool(self._told)
-
     # who binds
 
     def serve(self, socket: zmq.Socket[bytes]) -> None:
@@ -147,12 +142,18 @@ class Curve:
         if event != zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             return
         if value == zmqpush.MISMATCH:
-            self._say_once("a peer has gone without a handshake: it does not use CURVE")
+            self.say_misfit()
         elif value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
             ours = self._own.public.decode()
             self._say_once(
                 f"a peer has gone without a handshake: its --curve-server-key is not ours, {ours}"
             )
+
+    def say_misfit(self) -> None:
+        """Somebody who does not fit has gone."""
+        self._say_once(
+            "a peer has gone without a handshake: it does not use CURVE, or is nothing that fits"
+        )
 
     def _say_once(self, text: str) -> None:
         if text not in self._told:

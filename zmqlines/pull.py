@@ -37,7 +37,7 @@ class Pull:
 
     KIND = zmq.PULL
     FITTING = "a PUSH socket of ZeroMQ 4 or newer"
-    MISFITS = "zmqpush.py --ack (then use --ack here as well), a PUB socket"
+    MISFITS = "zmqpush.py --ack (then use --ack here as well), a PUB socket, one with CURVE"
 
     def __init__(
         self,
@@ -159,7 +159,9 @@ class Pull:
                     self._curve.heard(event, value, os.fsdecode(endpoint))
                     self._leave_who_refuses(event, os.fsdecode(endpoint))
             asyncio.get_running_loop().call_soon(self._on_monitor)
-        if self.peers.turned_away and not (self._curve and self._curve.has_told):
+        if self.peers.turned_away and self._curve:
+            self._curve.say_misfit()
+        elif self.peers.turned_away:
             self.say_once(
                 "misfit",
                 f"a peer has gone without a handshake: senders must be {self.FITTING}; this may "

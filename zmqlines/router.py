@@ -22,7 +22,7 @@ class Router(Pull):
 
     KIND = zmq.ROUTER
     FITTING = "zmqpush.py --ack"
-    MISFITS = "zmqpush.py without --ack, another PUSH or PUB socket"
+    MISFITS = "zmqpush.py without --ack, another PUSH or PUB socket, one with CURVE"
 
     def __init__(
         self,

@@ -243,6 +243,7 @@ class Receiver(Rsyslogd):
     """
 
     INPUT = ""
+    MODULE = 'module(load="imczmq")'
 
     def __init__(self, folder: Path) -> None:
         self.endpoint = free_endpoint()
@@ -251,7 +252,7 @@ class Receiver(Rsyslogd):
             folder,
             f"""\
 global(maxMessageSize="64k")
-module(load="imczmq")
+{self.MODULE}
 template(name="whole" type="string" string="%rawmsg%\\n")
 ruleset(name="write") {{ action(type="omfile" file="{self._output}" template="whole") }}
 input(type="imczmq" endpoints="@{self.endpoint}" sockType="PULL" ruleset="write")

@@ -1,0 +1,1 @@
+"""CURVE: keys, who may speak, and who is refused."""
