@@ -280,6 +280,8 @@ async def collect_into(
     for asked, bound in pull.bound.items():
         if asked.endswith(":*") or not options.quiet:
             zmqpush.say(f"bound to {bound}")
+    if not (guard or options.quiet):
+        curve.say_exposed(list(pull.bound), "write events")
     insisting = [Insisting(sink, letters) for sink in kept_in]
     collector = Collector(pull, insisting, options.n or math.inf)
     loop = asyncio.get_running_loop()

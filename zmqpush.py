@@ -997,6 +997,9 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
                 raise OSError(error.errno, why, endpoint) from None
             if endpoint.endswith(":*"):
                 say(f"bound to {bound}")
+        if self._bind and not self._curve:
+            with contextlib.suppress(ImportError):  # it can be said with its part only
+                part("curve").say_exposed(self._bind, "take the events")
         self._connect_all()
 
     def _connect_all(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import time
 from typing import Any
 
@@ -33,6 +34,7 @@ FAILED = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 ANYBODY = "any"
+LOOPBACK = re.compile(r"ipc:|tcp://(localhost|lo|127\.[0-9.]+|\[::1\]):")
 
 
 def check(options: argparse.Namespace) -> None:
@@ -57,6 +59,16 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--curve-server-key is given {server_keys} times for {servers} of --connect: "
             "one for all of them, or one for each"
+        )
+
+
+def say_exposed(endpoints: list[str], danger: str) -> None:
+    """Say once what anyone can do who reaches the plain sockets that are bound to `endpoints`."""
+    exposed = [endpoint for endpoint in endpoints if not LOOPBACK.match(endpoint)]
+    if exposed:
+        zmqpush.say(
+            f"{' '.join(exposed)}: without --curve-key anyone who reaches it can {danger}, "
+            "and nothing is encrypted"
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import block
-from tests.docs.sandbox import Sandbox, runs
+from tests.docs.sandbox import RSYSLOGD, Sandbox, runs, waits_for
 from tests.support.aliases import Ship
 from tests.support.collector import strict_json
 from tests.support.endpoints import address_of
@@ -22,6 +22,15 @@ from tests.support.waiting import DEADLINE_S
 PAGE = "docs/security.md"
 PRIVATE = block(PAGE, "Stay on this machine")
 PASSWORD = block(PAGE, "Passwords")
+KEYS = [block(PAGE, "Keys (CURVE)", number) for number in range(3)]
+OMCZMQ, IMCZMQ = (block(PAGE, "Keys (CURVE)", n, language="rsyslog") for n in range(2))
+#: Shell: a /etc of our own, with the name of the example.
+ETC = """
+private /etc 3
+mkdir -m 755 /etc/zmqpush
+echo 127.0.0.1 localhost logs.example.org >hosts
+mount --bind hosts /etc/hosts
+"""
 
 
 @pytest.mark.long
@@ -30,6 +39,60 @@ def test_an_endpoint_in_a_private_directory_works_and_is_private(tmp_path: Path)
     make, ship = PRIVATE.commands
     output = Sandbox(tmp_path).run(f"{make}\n{ship}\nstat -c %a private\n", peer="")
     assert re.fullmatch(PRIVATE.output + "700\n", output)
+
+
+@pytest.mark.long
+@runs(*KEYS)
+def test_the_keys_are_made_and_used_as_shown(tmp_path: Path) -> None:
+    script = "\n".join(command for shown in KEYS for command in shown.commands)
+    collector, shipper, *event = Sandbox(tmp_path).run(script, peer="").splitlines()
+    assert len(collector) == len(shipper) == 40
+    assert strict_json(event[0].encode())["message"] == "hello"
+
+
+def make_keys() -> str:
+    """Shell: the pairs of the page, where rsyslog is to find them."""
+    return f"""{ETC}
+cd /etc/zmqpush
+{{
+{chr(10).join(command for shown in KEYS[:2] for command in shown.commands)}
+}} >keys
+cd "$OLDPWD"
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("rsyslogd"), reason="rsyslogd is not installed")
+@runs(OMCZMQ)
+def test_rsyslog_sends_with_a_key(tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path)
+    source = f'''module(load="imuxsock" SysSock.Use="off")
+input(type="imuxsock" Socket="{tmp_path}/socket")
+'''
+    sandbox.write("rsyslog.conf", OMCZMQ, before=source)
+    script = f"""
+zmqpull.py -q --curve-key /etc/zmqpush/collector.key_secret \\
+    --curve-clients /etc/zmqpush/clients -o arrived & collector=$!
+disown
+trap 'kill -9 $rsyslogd $collector' EXIT
+until [ -S socket ]; do sleep 0.01; done; logger -u "$PWD/socket" -t app hello
+{waits_for(1)}"""
+    sandbox.run(script, make_keys() + "touch arrived" + RSYSLOGD)
+    assert strict_json(sandbox.arrived()[0])["message"] == " hello"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("rsyslogd"), reason="rsyslogd is not installed")
+@runs(IMCZMQ)
+def test_rsyslog_receives_with_a_key(tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path)
+    sandbox.write("rsyslog.conf", IMCZMQ)
+    script = """
+echo test | zmqpush.py -q --curve-key /etc/zmqpush/web1.key_secret \\
+    --curve-server-key /etc/zmqpush/collector.key
+until grep . /var/log/collected.json 2>&-; do sleep 0.01; done"""
+    event = strict_json(sandbox.run(script, make_keys() + RSYSLOGD).encode())
+    assert event["message"] == "test"
 
 
 @pytest.mark.long

@@ -39,6 +39,7 @@ ROWS: list[tuple[str, list[str]]] = [
     ("file of the spool, damaged", ["behind the damage", "`.damaged`", "before", "given up"]),
     ("rsyslog stops", ["nothing", "`closeTimeout`", "5 s"]),
     ("peer, not a PULL socket", ["nothing", "every 2 s", "HTTP", "SSH", "31 s", "other endpoints"]),
+    ("refuses our key", ["`--sndhwm`", "nothing more", "`--ack`"]),
     ("breaks the protocol", ["libzmq had queued", "restart"]),
     ("longer than `--max-line`", ["nothing", "pieces"]),
     ("overruns `/dev/kmsg`", ["overwrote", "reading goes on"]),

@@ -29,6 +29,7 @@ SAMPLES = {
     "TEXT": "a text",
     "URL": "redis://there",
     "NAME": "there",
+    "KEY": "there",
 }
 MODULES = {"zmqpush.py": zmqpush, "zmqpull.py": zmqpull}
 
@@ -129,6 +130,9 @@ def words(option: str) -> list[str]:
 
 
 def is_accepted(arguments: list[str]) -> bool:
+    if "--curve-key" in arguments:  # whoever binds, and whoever connects, needs more than that
+        others = "--curve-clients any" if "--bind" in arguments else "--curve-server-key KEY"
+        arguments = [*arguments, *others.split()]
     try:
         zmqpush.parse_options(zmqpush.build_parser(""), arguments)
     except SystemExit:
