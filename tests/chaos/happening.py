@@ -18,6 +18,7 @@ from typing import Any
 from tests.chaos.judging import Verdict, judge
 from tests.chaos.stores import CALM_S, RedisStore, Store, TableStore
 from tests.chaos.victims import Logged, Piped, Proxy, Puller, connections_to
+from tests.support.keyring import Keyring
 from tests.support.programs import Shipper
 
 LONG_STOP_S = 12.5  # a shipper asks a silent collector after 5 s, and leaves it after 5 more
@@ -33,18 +34,21 @@ class Chaos:
         folder: Path,
         store: Store,
         seed: int,
+        keyring: Keyring | None,
     ) -> None:
-        """Start everything; it ends with `stack`."""
+        """Start everything, with keys or without; it ends with `stack`."""
         print(f"CHAOS_SEED={seed}")
         self.done: collections.Counter[str] = collections.Counter()
         self._seed = seed
         self._folder = folder
         self._store = store
+        self._keys = keyring.to_connect() if keyring else []
         self._rng = random.Random(seed)
         self._began_at = time.monotonic()
         self._later: list[tuple[float, Callable[[], None]]] = []  # when, what
         self._asleep: Puller | None = None  # one that is left alone until it is woken
-        self._pullers = [Puller(folder, f"pull{n}", [*store.arguments, "--ack"]) for n in range(2)]
+        arguments = [*store.arguments, "--ack", *(keyring.to_bind() if keyring else [])]
+        self._pullers = [Puller(folder, f"pull{n}", arguments) for n in range(2)]
         for puller in self._pullers:
             stack.callback(puller.close)
             puller.start()
@@ -70,9 +74,9 @@ class Chaos:
             source.feed(store, most=30, burst=20_000, lead=store.LEAD)
         self._logged.feed(store, most=30, burst=300, lead=store.LEAD)
 
-    @staticmethod
-    def _shipping(endpoints: list[str]) -> list[str]:
-        return [*itertools.chain(*(("--connect", endpoint) for endpoint in endpoints)), "--ack"]
+    def _shipping(self, endpoints: list[str]) -> list[str]:
+        connect = itertools.chain(*(("--connect", endpoint) for endpoint in endpoints))
+        return [*connect, "--ack", *self._keys]
 
     def _did(self, what: str, whom: str) -> None:
         self.done[what] += 1
@@ -283,9 +287,11 @@ def drain(spool: Path, arguments: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def chaos_into(kind: str, folder: Path, seed: int) -> Iterator[Chaos]:
-    """The chain into "redis" or "sqlite"."""
+def chaos_into(
+    kind: str, folder: Path, seed: int, keyring: Keyring | None = None
+) -> Iterator[Chaos]:
+    """The chain into "redis" or "sqlite", perhaps with keys."""
     with contextlib.ExitStack() as stack:
         store = RedisStore(folder / "redis") if kind == "redis" else TableStore(folder / "log.db")
         stack.callback(store.close)
-        yield Chaos(stack, folder, store, seed)
+        yield Chaos(stack, folder, store, seed, keyring)

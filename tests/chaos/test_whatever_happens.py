@@ -2,7 +2,7 @@
 
     2 pipes  ──▶ zmqpush.py --spool --ack ──▶            ┌▶ Redis ──▶ 2 workers (BLPOP)
                                              2 zmqpull.py┤
-    rsyslogd ──▶ zmqpush.py --omprog … ─────▶  --ack     └▶ or one SQLite file
+    rsyslogd ──▶ zmqpush.py --omprog … ─────▶  --ack     └▶ or, with keys (CURVE), one SQLite file
 
 What must arrive, and how often, is said in `tests.chaos.judging`.
 
@@ -19,15 +19,18 @@ import pytest
 
 from tests.chaos.happening import chaos_into
 from tests.chaos.victims import SEED
+from tests.support.keyring import Keyring
 
 MINUTES = float(os.environ.get("CHAOS_MINUTES") or 2)  # of chaos, half of them into each store
 
 
 @pytest.mark.long
 @pytest.mark.timeout(30 * MINUTES + 600)
-@pytest.mark.parametrize("kind", ["redis", "sqlite"])
-def test_everything_comes_once_whatever_happens(kind: str, tmp_path: Path) -> None:
-    with chaos_into(kind, tmp_path, SEED) as chaos:
+@pytest.mark.parametrize(("kind", "curve"), [("redis", False), ("sqlite", True)])
+def test_everything_comes_once_whatever_happens(
+    kind: str, curve: bool, keyring: Keyring, tmp_path: Path
+) -> None:
+    with chaos_into(kind, tmp_path, SEED, keyring if curve else None) as chaos:
         chaos.go_on(30 * MINUTES)
         verdict = chaos.end()
     assert verdict.is_good, str(verdict)
