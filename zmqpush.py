@@ -159,7 +159,6 @@ HANDSHAKE = (
 MISMATCH = zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
-NO_KEY_S = 20.0  # before a collector that wants CURVE, of which we have no key, is tried again
 SHIPPER_SIZE = 16  # bytes of the id that a process, or a file of a spool, has
 SHORTEST_INTERVAL_S = 0.001
 A_FEW_WAKES = 8  # by the source of standard input, after which it may be worth to let it gather
@@ -937,7 +936,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
 
     KIND = zmq.PUSH
     LINGER_MS = -1  # until delivered
-    wants_curve: ClassVar[set[str]] = set()  # endpoints of which that was said
+    misfits: ClassVar[set[str]] = set()  # endpoints whose mechanism is another one, as was said
 
     def __init__(self, options: argparse.Namespace, form: EventFormat) -> None:
         # Those that stand, by descriptor. Of its handshake a libzmq older than 4 does not tell; but
@@ -954,7 +953,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self._loop = asyncio.get_running_loop()
         self._connected: dict[str, bool] = {}  # endpoints, and whether by IPv6
         self._curve = options.curve
-        self._ever_met = False
+        self.ever_met = False
         self._coming_back: set[str] = set()  # endpoints that are connected to anew after a while
         self._drained = asyncio.Event()
         self._closed = asyncio.Event()
@@ -1094,13 +1093,13 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
 
     def waits(self, undelivered: int, place: str) -> str:
         """What keeps us after the end of the input."""
-        if self._ever_met:
+        if self.ever_met:
             return f"up to {undelivered} messages are still on their way to"
         return f"{undelivered} messages wait{place} for a collector at"
 
     def gave_up(self, undelivered: int, waited: int) -> str:
         """What is lost when nobody tries any longer; `waited` of it were never sent."""
-        if not self._ever_met:
+        if not self.ever_met:
             return f"gave up {undelivered} messages: no collector ever connected"
         return (
             f"gave up at most {undelivered} messages: {waited} that waited here, "
@@ -1120,7 +1119,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             self._curve.heard(*event)
         if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._met()
-            self.wants_curve.discard(event.endpoint)
+            self.misfits.discard(event.endpoint)
             for _, old_enough in self.connections.values():
                 old_enough.cancel()
         elif event.event == zmq.EVENT_DISCONNECTED:
@@ -1129,25 +1128,26 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             if not self.connections:
                 self.on_change(False)
             refusal = self._curve.refusal_of(event.endpoint) if self._curve else None
-            is_final = refusal.is_final if refusal else event.endpoint in self.wants_curve
+            is_final = refusal.is_final if refusal else event.endpoint in self.misfits
             if (refusal or is_final) and not self.connections:
                 self.met_collector.clear()  # libzmq would lose what it is given
             # libzmq gives up for good on a peer that was not what it should be, without a word.
             # To connect anew costs nothing where libzmq holds nothing for who is not there.
-            if self._immediate or not self._ever_met or is_final:
-                wait_s = NO_KEY_S if is_final else RECONNECT_MAX_MS / 1000
+            if self._immediate or not self.ever_met or is_final:
                 if refusal or is_final:
                     self._disconnect(event.endpoint)
+                wait_s = RECONNECT_MAX_MS / 1000
                 self._come_back(event.endpoint, refusal.pause_s() if refusal else wait_s)
         elif event.event & UP:
             old_enough = self._loop.call_later(HANDSHAKE_S, self._met)
             self.connections[event.value] = (event.endpoint, old_enough)
-        elif event.value == MISMATCH and not self._curve and event.endpoint not in self.wants_curve:
-            self.wants_curve.add(event.endpoint)
-            say(f"{event.endpoint} wants CURVE (--curve-key): nothing is sent to it")
+        elif event.value == MISMATCH and event.endpoint in set(self._connected) - self.misfits:
+            self.misfits.add(event.endpoint)
+            if not self._curve:
+                say(f"{event.endpoint} is no plain collector: does it want CURVE (--curve-key)?")
 
     def _met(self) -> None:
-        self._ever_met = True
+        self.ever_met = True
         self.met_collector.set()
         self.on_change(True)
 

@@ -290,6 +290,7 @@ class SpoolLink(Link):
         """Send chunks to one collector."""
         await fifo.met_collector.wait()  # a peer that is none would take libzmq's queue with it
         self.met_collector.set()
+        self.ever_met = True
         while True:
             chunk = await backlog.get()
             if not chunk:

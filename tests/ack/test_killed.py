@@ -24,7 +24,7 @@ def test_collector_that_is_killed_again_and_again_loses_nothing(
     endpoint = free_endpoint()
     collector = pull_ack(endpoint, *place.options)
     shipper = ship("--ack", "-c", endpoint)
-    expected = texts(200_000, size=50)
+    expected = texts(100_000, size=50)
     Feeder(shipper, as_input(expected))
     for count in (10_000, 20_000, 30_000):
         place.wait_for_more(count, of=expected)
@@ -73,7 +73,7 @@ def test_both_are_killed_again_and_again(tmp_path: Path, pull_ack: Ship, ship: S
     endpoint, spool = free_endpoint(), str(tmp_path / "spool")
     place = InSqlite(tmp_path / "events.db")
     options = ("--ack", "-c", endpoint, "--spool", spool)
-    expected = texts(200_000, size=50)
+    expected = texts(100_000, size=50)
     shipper = ship(*options)
     shipper.write(as_input(expected))
     wait_until_read(shipper)
@@ -97,10 +97,10 @@ def test_record_that_is_wiped_stops_and_loses_nothing(
     endpoint = free_endpoint()
     pull_ack(endpoint, *place.options)
     shipper = ship("--ack", "-c", endpoint, program=hasty)
-    expected = texts(200_000, size=50)
-    for start in (0, 100_000):
+    expected = texts(100_000, size=50)
+    for start in (0, 50_000):
         before = place.count()
-        feeder = Feeder(shipper, as_input(expected[start : start + 100_000]), ends=False)
+        feeder = Feeder(shipper, as_input(expected[start : start + 50_000]), ends=False)
         place.wait_for(before + 10_000)
         assert place.wipe_records() == 1
         feeder.join()

@@ -11,6 +11,8 @@ from tests.support.aliases import Ship
 from tests.support.keyring import Keyring
 from tests.support.pulling import Pull
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 A, B = "tcp://127.0.0.1:2120", "tcp://127.0.0.1:2121"
 KEY = "JQ!6+=BqP6t)dBE<J@*%UBhk?Re&LWCA8.x-7d4S"
 NEEDS_KEY = "CURVE needs --curve-key FILE; --curve-keygen NAME makes one"

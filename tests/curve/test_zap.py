@@ -105,6 +105,7 @@ async def arrives(
     push = context.socket(zmq.PUSH)
     try:
         curve.serve(pull)
+        pull.setsockopt(zmq.HANDSHAKE_IVL, 1000)  # ms, if the handler is asked while it goes
         if not gate_is_there:
             curve.close()
         port = pull.bind_to_random_port("tcp://127.0.0.1")

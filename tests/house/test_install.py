@@ -120,6 +120,7 @@ def path(venv: Path) -> str:
     return f"{venv / 'bin'}:{SYSTEM_PATH}"
 
 
+@pytest.mark.once
 def test_pip_puts_the_programs_on_the_path_under_their_names(
     venv: Path, path: str, tmp_path: Path, collector: Collector
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_launcher_is_not_misled_by_what_lies_beside_it_or_in_the_directory(
             check_ships([*python, "--format=json"], tmp_path, path, collector)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("imported", ["importlib", "zmqpush", "zmq", "aiozmq"])
 def test_a_signal_during_the_imports_of_a_launcher_waits(

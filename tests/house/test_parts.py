@@ -68,6 +68,7 @@ def alone(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.once
 @FLAGS
 @pytest.mark.parametrize("option", PARTS)
 def test_an_option_whose_part_is_missing_says_so_in_one_line(

@@ -18,6 +18,8 @@ import zmqpush
 from tests.support.programs import TOP
 from zmqlines import sinks
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 GROUND_FLOOR = "zmqpush"
 PARTS = "zmqlines"
 PROGRAMS = {"zmqpull": "zmqpull.py", "zmqpush-watermark": "zmqpush-watermark.py"}

@@ -19,6 +19,8 @@ from tests.omprog.helpers import (
 from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 
 @pytest.mark.long
 @WITH_AND_WITHOUT_SPOOL

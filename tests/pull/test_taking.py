@@ -28,6 +28,8 @@ from tests.support.pulling import (
 from tests.support.rsyslog import Rsyslogd
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 
 @pytest.mark.parametrize("batch", [1, 7])
 def test_what_zmqpush_sends_comes_out_in_order(batch: int, pull: Pull, ship: Ship) -> None:

@@ -23,6 +23,8 @@ from tests.support.proc import memory, wait_until_asleep
 from tests.support.programs import wait_until_connected, wait_until_read
 from tests.support.running import python_by
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 Collect = Callable[..., Collector]
 
 

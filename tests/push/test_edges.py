@@ -22,6 +22,8 @@ from tests.support.collector import Collector
 from tests.support.proc import wait_until_asleep
 from tests.support.waiting import DEADLINE_S
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 
 @pytest.fixture
 def own_stdin() -> Iterator[None]:

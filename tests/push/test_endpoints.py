@@ -22,6 +22,8 @@ from tests.support.programs import Shipper, wait_until_connected, wait_until_rea
 from tests.support.running import python_by
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 Collect = Callable[..., Collector]
 
 

@@ -40,6 +40,7 @@ WAYS_OUT = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("before", [0, os.O_NONBLOCK], ids=["blocking", "nonblocking"])
 @pytest.mark.parametrize("way_out", WAYS_OUT)
 def test_flags_are_put_back_whatever_the_way_out(
@@ -116,6 +117,7 @@ def test_standard_output_that_shares_the_input_gets_its_summary(
     assert summary_of(summary.decode())
 
 
+@pytest.mark.once
 def test_writer_that_blocks_on_a_full_pipe_is_let_go_on(collector: Collector, ship: Ship) -> None:
     shipper = ship("-c", collector.endpoint, "--format", "raw")
     data = in_lines(numbers(100_000))

@@ -21,6 +21,8 @@ from tests.support.proc import highest_memory, wait_until_asleep, wait_until_sto
 from tests.support.running import python_by
 from tests.support.waiting import DEADLINE_S, wait_until
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 # ---- in a shell -------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import signal
 import socket
 import threading
@@ -99,6 +100,11 @@ def nonsense(request: pytest.FixtureRequest, endpoint: str) -> Iterator[Nonsense
     server.close()
 
 
+def without_misfit(said: str) -> str:
+    """What it said, but for the guess that nonsense may be CURVE: what follows is no less."""
+    return re.sub(r"^zmqpush\.py: \S+ is no plain collector: .*\n", "", said, flags=re.M)
+
+
 @pytest.mark.long
 def test_peer_that_talks_nonsense_is_no_collector(nonsense: Nonsense, ship: Ship) -> None:
     """It does not crash us, or make us spin; what was for it waits, and is counted in the end."""
@@ -115,7 +121,8 @@ def test_peer_that_talks_nonsense_is_no_collector(nonsense: Nonsense, ship: Ship
     shipper.signal(signal.SIGINT)
     result = shipper.finish()
     assert (result.status, result.processed) == (1, 0)
-    assert result.stderr == "zmqpush.py: gave up 3 messages: no collector ever connected\n"
+    said = "zmqpush.py: gave up 3 messages: no collector ever connected\n"
+    assert without_misfit(result.stderr) == said
 
 
 @pytest.mark.long
@@ -144,7 +151,8 @@ def test_peer_that_talks_nonsense_takes_nothing_from_a_collector(
     expected = lines(3000)
     result = shipper.finish(text(expected))
     assert collector.receive(3000) == expected
-    assert (result.status, result.processed, result.stderr) == (0, 3000, "")
+    assert (result.status, result.processed) == (0, 3000)
+    assert without_misfit(result.stderr) == ""
 
 
 @pytest.mark.long

@@ -19,6 +19,8 @@ from tests.support.programs import TOP, Result
 from tests.support.running import run_program
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 
 def redirected(redirection: str, *arguments: str, data: bytes = b"") -> Result:
     """Run the program with a shell's redirection, such as `>&-`."""

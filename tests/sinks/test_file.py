@@ -33,6 +33,8 @@ from zmqlines.ack import Offer
 from zmqlines.sinks.contract import Trouble
 from zmqlines.sinks.file import Descriptor, File
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 ANEW = "it was removed or renamed; going on in a new file"
 
 

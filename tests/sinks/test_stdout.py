@@ -28,6 +28,8 @@ from zmqlines.ack import Offer
 from zmqlines.insisting import RETRY_S
 from zmqlines.sinks.file import Descriptor
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 GONE = "nobody reads the output any more"
 GAVE_UP = re.compile(r"gave up at most (\d+) events .*libzmq.*")
 

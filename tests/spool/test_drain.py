@@ -28,6 +28,8 @@ from tests.support.proc import wait_until_asleep
 from zmqlines.finished import Finished
 from zmqlines.spool_file import SpoolFile
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 
 def test_what_several_types_left_behind_is_sent_as_it_was_meant_oldest_first_and_before_own_lines(
     directory: Path, endpoint: str, eager_collector: Collector, ship: Ship

@@ -127,7 +127,7 @@ def run_and_number(message: bytes) -> tuple[int, int]:
 def test_what_was_journaled_arrives_in_order_though_shippers_are_killed_at_random_moments(
     directory: Path, endpoint: str, witness: Callable[[], Witness], ship: Ship
 ) -> None:
-    kills, sndhwm = 55, 20
+    kills, sndhwm = 30, 20
     chance = random.Random(2120)
     received: list[tuple[int, int]] = []
     journaled: Counter[int] = Counter()  # by run: how many of its lines were on disk
@@ -174,7 +174,7 @@ def test_what_was_journaled_arrives_in_order_though_shippers_are_killed_at_rando
     twice = len(received) - unique
     print(f"{kills} killed, {unique} lines arrived, {twice} of them repeated")
     assert twice <= repeated
-    assert unique > 5_000
+    assert unique > 2_500
 
 
 @pytest.mark.long

@@ -36,6 +36,12 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
 
 
+def exact_cpu_s(pid: int) -> float:
+    """The same, of all its threads, without rounding (Documentation/scheduler/sched-stats)."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+
 def has_open(pid: int, path: str) -> bool:
     """Whether it has the file at `path` open."""
     folder = Path(f"/proc/{pid}/fd")
