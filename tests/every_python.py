@@ -29,9 +29,11 @@ TOP = Path(__file__).resolve().parent.parent
 SUPPORTED = [f"3.{minor}" for minor in range(9, 15)]
 OWN = "{}.{}".format(*sys.version_info)
 AT_ONCE = 2  # the long tests of our own Python leave the processor to the others
-WORKERS = 2 * (os.cpu_count() or 1)  # most tests wait for something most of the time
+CPUS = os.cpu_count() or 1
+WORKERS = 3 * CPUS  # most tests of our own Python wait for something most of the time
+WORKERS_OF_OTHERS = CPUS
 NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
-PYTEST = ("-m", "pytest", f"--numprocesses={WORKERS}", "--dist=worksteal")
+PYTEST = ("-m", "pytest", "--dist=worksteal")
 SHORT = "not soak and not long"
 WITH_LONG = "not soak"
 ON_OTHERS = "not soak and not long and not once"
@@ -72,7 +74,8 @@ def run_suite(version: str, python: str, marks: str, paths: list[str]) -> Counte
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch, "junit.xml")
-        command = [python, *PYTEST, f"--junitxml={report}", "-m", marks, *paths]
+        workers = WORKERS if version == OWN else WORKERS_OF_OTHERS
+        command = [python, *PYTEST, f"-n{workers}", f"--junitxml={report}", "-m", marks, *paths]
         # Bytecode is kept, as it is where the programs are used; it makes the tests begin sooner.
         env = {name: value for name, value in os.environ.items() if name != NO_BYTECODE}
         if version != OWN:  # of a property, fewer examples: it is the same property

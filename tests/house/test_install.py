@@ -21,6 +21,8 @@ from tests.support.collector import Collector
 from tests.support.programs import TOP, Result
 from tests.support.running import PROGRAMS, customized, run_program
 
+pytestmark = pytest.mark.once  # 3.14, in Debian testing, runs it as well
+
 pytestmark = pytest.mark.timeout(240)  # pip may take its time
 
 WATERMARKS = "Low watermark: 16384\nHigh watermark: 65536\n"
@@ -120,7 +122,6 @@ def path(venv: Path) -> str:
     return f"{venv / 'bin'}:{SYSTEM_PATH}"
 
 
-@pytest.mark.once
 def test_pip_puts_the_programs_on_the_path_under_their_names(
     venv: Path, path: str, tmp_path: Path, collector: Collector
 ) -> None:
@@ -168,7 +169,6 @@ def test_a_launcher_is_not_misled_by_what_lies_beside_it_or_in_the_directory(
             check_ships([*python, "--format=json"], tmp_path, path, collector)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("imported", ["importlib", "zmqpush", "zmq", "aiozmq"])
 def test_a_signal_during_the_imports_of_a_launcher_waits(

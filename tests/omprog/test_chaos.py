@@ -173,6 +173,7 @@ class Chaos:
     def _begin_anew(self) -> None:
         print("rsyslogd has crashed by itself, or hangs: once more")
         self._printer.go_on()
+        send_to(self._rsyslogd.programs(), signal.SIGCONT)
         self._rsyslogd.wait_for_programs()
         for file in self._rsyslogd.folder.glob("ship.*"):
             file.unlink()

@@ -23,6 +23,8 @@ from tests.support.programs import Shipper, wait_until_read
 from tests.support.waiting import wait_until
 from zmqlines.gathering import Gathering
 
+pytestmark = pytest.mark.once  # 3.14, in Debian testing, runs it as well
+
 BOOTED_LONG_AGO_S = 100_000.0
 LONGEST_S = 0.04
 OFTEN = 2 / LONGEST_S  # a second
@@ -116,7 +118,6 @@ def test_with_0_nothing_is_gathered() -> None:
         assert set(reader.delays) == {0}
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("pipe", [4096, 65536, PIPE])
 @pytest.mark.parametrize("rate", [500, 10_000, 50_000])
 @pytest.mark.parametrize("size", [100, 1000, 4096])
@@ -177,7 +178,6 @@ def test_a_rest_does_not_make_a_seldom_source_frequent() -> None:
     assert not reader.gathering.is_on
 
 
-@pytest.mark.once
 def test_whatever_comes_is_read_within_the_longest_pause() -> None:
     chance = random.Random(7)
     reader = Reader()

@@ -287,7 +287,7 @@ def test_shipper_survives_whatever_was_done_to_a_file(
 ) -> None:
     chance = random.Random(20)
     outcomes: Counter[str] = Counter()
-    for trial in range(30):
+    for trial in range(16):
         directory = tmp_path / str(trial)
         done = leftover.damage(directory, chance)
         shipper = start_draining(ship, eager_collector.endpoint, directory)
@@ -311,7 +311,7 @@ def test_spool_survives_whatever_was_done_to_a_file(
 ) -> None:
     chance = random.Random(1000)
     outcomes: Counter[str] = Counter()
-    for trial in range(250):
+    for trial in range(120):
         directory = tmp_path / str(trial)
         done = leftover.damage(directory, chance)
         messages = sent_from(directory)
