@@ -25,6 +25,8 @@ from zmqlines.finished import Finished
 from zmqlines.spool import Spool
 from zmqlines.spool_file import SpoolFile
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 
 @pytest.mark.long
 def test_without_a_collector_linger_gives_up_with_the_exact_count(ship: Ship) -> None:

@@ -21,9 +21,10 @@ from tests.support.collector import Collector
 from tests.support.programs import TOP, Result
 from tests.support.running import PROGRAMS, customized, run_program
 
-pytestmark = pytest.mark.once  # 3.14, in Debian testing, runs it as well
-
-pytestmark = pytest.mark.timeout(240)  # pip may take its time
+pytestmark = [
+    pytest.mark.timeout(240),  # pip may take its time
+    pytest.mark.once,  # 3.14, in Debian testing, runs it as well
+]
 
 WATERMARKS = "Low watermark: 16384\nHigh watermark: 65536\n"
 PIP_S = 120  # on a busy machine

@@ -25,6 +25,8 @@ from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector
 from tests.support.tmpfs import Disk
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 
 def test_no_ok_before_a_collector_has_come_but_dots(
     dialogue: Callable[..., Dialogue], endpoint: str, collect: Collect

@@ -20,6 +20,8 @@ from tests.support.collector import Collector
 from tests.support.running import customized
 from tests.support.waiting import DEADLINE_S
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 
 class Screen:
     """A terminal of 200 columns, and what was shown there."""

@@ -19,6 +19,8 @@ from tests.support.pulling import Pull, Push, lines_in, numbered, send
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 
 def test_all_of_several_sinks_get_everything(
     redis_server: RedisServer, pull: Pull, push: Push, tmp_path: Path

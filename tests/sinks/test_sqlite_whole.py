@@ -25,6 +25,8 @@ from zmqlines.ack import Offer
 from zmqlines.sinks.contract import Refused
 from zmqlines.sinks.sqlite import Sqlite
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 ANEW = "it was removed or renamed; going on in a new file"
 
 

@@ -26,6 +26,8 @@ from tests.support.aliases import Collect, Ship
 from tests.support.collector import Collector, strict_json
 from tests.support.lines import lines, text, written_in_background
 
+pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
+
 
 @pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("form", ["logstash", "json"])
