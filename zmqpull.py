@@ -275,8 +275,6 @@ async def collect_into(
         pull = make_pull(options, guard)
     except OSError as error:
         zmqpush.fail(f"{error.filename}: {error.strerror}")
-    except ValueError as error:
-        zmqpush.fail(str(error))
     for asked, bound in pull.bound.items():
         if asked.endswith(":*") or not options.quiet:
             zmqpush.say(f"bound to {bound}")

@@ -150,12 +150,7 @@ KEEPALIVE_AFTER_S = 60
 OUT_BATCH_SIZE = 8192  # bytes that libzmq writes at once, beyond what it counts as queued
 HANDSHAKE_S = 31.0  # a second more than ZMQ_HANDSHAKE_IVL
 UP = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED  # what libzmq's monitor tells
-HANDSHAKE = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
+HANDSHAKE = 0x7800  # that one has succeeded, or failed, for whatever reason
 MISMATCH = zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
@@ -336,8 +331,9 @@ class LineSplitter:
     """
 
     def __init__(self, max_line: int) -> None:
-        self.has_cut = False
+        self.cut: list[tuple[int, int, bool]] = []  # pieces that came out: at, size, is the last
         self._max_line = max_line
+        self._is_open = False  # of the line that comes, pieces came out before
         self._tail: list[bytes] = []  # the beginning of a line whose end has not come yet
         self.tail_size = 0
         self._mark = codecs.BOM_UTF8  # that may stand before the first line
@@ -346,42 +342,56 @@ class LineSplitter:
         """Take the next bytes of the stream, return the lines that are whole now."""
         end = data.rfind(b"\n") + 1
         lines = b""
+        self.cut = []
         if end:
             lines = b"".join([*self._tail, data[:end]])
             if self._mark:
                 lines, self._mark = lines.removeprefix(self._mark), b""
             if b"\r" in lines:
                 lines = lines.replace(b"\r\n", b"\n")
-            if 0 < self._max_line < len(lines):
+            if 0 < self._max_line < len(lines) or self._is_open:
                 lines = self._cut(lines)
             self._tail, self.tail_size = [], 0
         if end < len(data):
             self._tail.append(data[end:])
             self.tail_size += len(data) - end
             if 0 < self._max_line < self.tail_size:
-                lines += self._cut_tail()
+                lines += self._cut_tail(len(lines))
         return lines
 
     def end(self) -> bytes:
         """Return the last line, which has no line end."""
         tail = b"".join(self._tail).removeprefix(self._mark)
-        self._tail, self.tail_size, self._mark = [], 0, b""
+        self._tail, self.tail_size, self._mark, self.cut = [], 0, b"", []
         return self._cut(tail + b"\n") if tail else b""
 
     def _cut(self, lines: bytes) -> bytes:
         whole = lines[:-1].split(b"\n")
-        if not self._max_line or max(map(len, whole)) <= self._max_line:
+        if not self._is_open and (not self._max_line or max(map(len, whole)) <= self._max_line):
             return lines
-        self.has_cut = True
-        cut = [piece for line in whole for piece in pieces(line, self._max_line)]
+        cut: list[bytes] = []
+        at = 0
+        for line in whole:
+            cut += (some := list(pieces(line, self._max_line)))
+            at = self._note(at, some, ends=True)
         return b"\n".join(cut) + b"\n"
 
-    def _cut_tail(self) -> bytes:
+    def _note(self, at: int, some: list[bytes], ends: bool) -> int:
+        """A line, or some pieces of it, comes out at `at`; returns where the next one does."""
+        is_cut = self._is_open or len(some) > ends
+        for number, piece in enumerate(some, 1):
+            if is_cut:
+                self.cut.append((at, len(piece), ends and number == len(some)))
+            at += len(piece) + 1
+        self._is_open = is_cut and not ends
+        return at
+
+    def _cut_tail(self, at: int) -> bytes:
         tail = b"".join(self._tail).removeprefix(self._mark)
         self._mark = b""
         undecided = b"\r" if tail.endswith(b"\r") else b""  # half of a line end, or of the line
         *cut, rest = pieces(tail[: len(tail) - len(undecided)], self._max_line)
-        self.has_cut = self.has_cut or bool(cut)
+        self._note(at, cut, ends=False)
         self._tail = [rest + undecided]
         self.tail_size = len(self._tail[0])
         return b"".join(piece + b"\n" for piece in cut)
@@ -631,13 +641,22 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
     """
     complete = True
     warned = False
+    marked: Callable[..., Any] = lambda lines, cut: [(lines, None)]  # noqa: E731
+
+    async def put(lines: bytes) -> None:
+        nonlocal marked, warned
+        if splitter.cut and not warned:
+            warned = True
+            say("a line is longer than --max-line; such lines are sent in pieces")
+            with contextlib.suppress(ImportError):  # we are alone, and do not tell which is which
+                marked = part("pieces").Marker().marked
+        for some, piece in marked(lines, splitter.cut):
+            for few in backlog.cut(some):
+                await backlog.put(few, piece)
+
     try:
         while data := await stdin.read():
-            for lines in backlog.cut(splitter.feed(data)):
-                await backlog.put(lines)
-            if splitter.has_cut and not warned:
-                warned = True
-                say("a line is longer than --max-line; such lines are sent in pieces")
+            await put(splitter.feed(data))
             with contextlib.suppress(CannotKeep):  # the next put() says so, and waits
                 await backlog.room()
             stdin.rest(backlog.rest_s())
@@ -651,7 +670,7 @@ async def stdin_queuer(stdin: Stdin, splitter: LineSplitter, backlog: Backlog) -
     finally:
         stdin.close(splitter.tail_size)
     if not (stdin.always_ready and stdin.left):  # else one can go on there at the line's beginning
-        await backlog.put(splitter.end())
+        await put(splitter.end())
     await backlog.end()
     return complete
 
@@ -740,7 +759,7 @@ class Backlog:
         self._queue: asyncio.Queue[Sendable | None] = asyncio.Queue()
         self._youngest: Chunk | None = None  # the last one put, while nobody has taken it
         self._in_hand: collections.deque[Sendable] = collections.deque()  # not done yet
-        self._sent_before = 0  # of `sent`, before the one that is being sent
+        self.sent_before = 0  # of `sent`, before the one that is being sent
         self._id = os.urandom(SHIPPER_SIZE)
         self._numbers = 0  # that were given
         self._expect_news()
@@ -769,13 +788,15 @@ class Backlog:
                 parts = part("memory").cut(lines, self._most)
         return parts
 
-    async def put(self, lines: bytes) -> None:
-        """Append `lines`, read just now, to the youngest chunk if that waits and is small."""
+    async def put(self, lines: bytes, piece: Any = None) -> None:
+        """Append `lines` to the youngest chunk if that waits and is small, and is no `piece`."""
         if not lines:
             return
         read_at_ms = self.now_ms()
         youngest = self._youngest
-        if (
+        if piece:
+            self.put_chunk(Chunk(piece.form(self._form), lines, read_at_ms))
+        elif (
             youngest
             and youngest.size < min(CHUNK_SIZE, self._most)
             and youngest.read_at_ms == read_at_ms
@@ -785,7 +806,7 @@ class Backlog:
             self._youngest = Chunk(self._form, lines, read_at_ms)
             self._queue.put_nowait(self._youngest)
             self.announce()
-        self._grown(len(lines))
+        self._grown(len(lines) * (not piece))
 
     def put_chunk(self, chunk: Sendable) -> None:
         """Append `chunk`. May raise CannotKeep."""
@@ -793,12 +814,6 @@ class Backlog:
         self._queue.put_nowait(chunk)
         self.announce()
         self._grown(chunk.size)
-
-    def passed(self, events: int) -> None:
-        """So many events went past the queue to libzmq, while nothing waited here."""
-        self.sent += events
-        self._sent_before = self.sent
-        self.last_sent_at = time.monotonic()
 
     async def safe(self) -> None:
         """Return when nothing that was put can be lost with us: libzmq has it, or a disk.
@@ -854,7 +869,7 @@ class Backlog:
     def done(self, chunk: Sendable, messages: int) -> None:
         """`chunk` was taken by libzmq, or acknowledged, whole, as so many messages."""
         self._in_hand.remove(chunk)
-        self._sent_before = self.sent
+        self.sent_before = self.sent
         self.size -= chunk.size
         self.last_sent_at = time.monotonic()
         self._room.set()
@@ -893,7 +908,7 @@ class Backlog:
 
     def _begun(self) -> int:
         """Events taken by libzmq of a chunk that is not done."""
-        return self.sent - self._sent_before
+        return self.sent - self.sent_before
 
     def _expect_news(self) -> None:
         self._news = asyncio.get_running_loop().create_future()
@@ -936,7 +951,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
 
     KIND = zmq.PUSH
     LINGER_MS = -1  # until delivered
-    misfits: ClassVar[set[str]] = set()  # endpoints whose mechanism is another one, as was said
+    misfits: ClassVar[dict[str, float]] = {}  # endpoints with another mechanism; when to come back
 
     def __init__(self, options: argparse.Namespace, form: EventFormat) -> None:
         # Those that stand, by descriptor. Of its handshake a libzmq older than 4 does not tell; but
@@ -1119,7 +1134,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             self._curve.heard(*event)
         if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._met()
-            self.misfits.discard(event.endpoint)
+            self.misfits.pop(event.endpoint, None)
             for _, old_enough in self.connections.values():
                 old_enough.cancel()
         elif event.event == zmq.EVENT_DISCONNECTED:
@@ -1136,15 +1151,15 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             if self._immediate or not self.ever_met or is_final:
                 if refusal or is_final:
                     self._disconnect(event.endpoint)
-                wait_s = RECONNECT_MAX_MS / 1000
+                wait_s = self.misfits.get(event.endpoint, RECONNECT_MAX_MS / 1000)
                 self._come_back(event.endpoint, refusal.pause_s() if refusal else wait_s)
         elif event.event & UP:
             old_enough = self._loop.call_later(HANDSHAKE_S, self._met)
             self.connections[event.value] = (event.endpoint, old_enough)
-        elif event.value == MISMATCH and event.endpoint in set(self._connected) - self.misfits:
-            self.misfits.add(event.endpoint)
-            if not self._curve:
+        elif event.value == MISMATCH and event.endpoint in self._connected:
+            if not self._curve and event.endpoint not in self.misfits:
                 say(f"{event.endpoint} is no plain collector: does it want CURVE (--curve-key)?")
+            self.misfits[event.endpoint] = min(2 * self.misfits.get(event.endpoint, 1.0), 60.0)
 
     def _met(self) -> None:
         self.ever_met = True
@@ -1326,7 +1341,8 @@ class Report:
     def _say_ended(self, again_s: float) -> None:
         what = self._link.waits(self.undelivered(), self._backlog.place())
         hint = "; --linger SECONDS would end that" if again_s > AGAIN_AFTER_S else ""
-        say(f"the input has ended; {what} {self._where}{hint}")
+        if self.undelivered():
+            say(f"the input has ended; {what} {self._where}{hint}")
         self._timer = self._later(again_s, self._say_ended, 2 * again_s)
 
     def summary(self) -> None:
@@ -1350,8 +1366,6 @@ async def ship(options: argparse.Namespace) -> int:
         await link.open()
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}")
-    except ValueError as error:
-        fail(str(error))
     backlog = make_backlog(options, form)
     try:
         # rsyslog asks and waits: its message is all that there will be.
@@ -1612,10 +1626,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_curve_options(parser: Parser) -> None:
+    # fmt: off
     """Those for keys, which the collector has, too."""
     parser.group = parser.add_argument_group("let nobody in without a key (CURVE)")
     option = parser.option
-    # fmt: off
     option("--curve-keygen", metavar="NAME", default="", part="curve",
            help="make a pair of keys, NAME.key and NAME.key_secret, print the public key, and end")
     option("--curve-key", metavar="FILE", default="", part="curve",

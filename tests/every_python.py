@@ -28,10 +28,10 @@ from typing import Optional
 TOP = Path(__file__).resolve().parent.parent
 SUPPORTED = [f"3.{minor}" for minor in range(9, 15)]
 OWN = "{}.{}".format(*sys.version_info)
-AT_ONCE = 3  # the long tests of our own Python leave the processor to the others
+AT_ONCE = 2  # the long tests of our own Python leave the processor to the others
 CPUS = os.cpu_count() or 1
 WORKERS = 3 * CPUS - 1  # most tests of our own Python wait for something most of the time
-WORKERS_OF_OTHERS = CPUS
+WORKERS_OF_OTHERS = 2 * CPUS - 1
 NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 PYTEST = ("-m", "pytest", "--dist=worksteal")
 SHORT = "not soak and not long"

@@ -73,8 +73,11 @@ def say_exposed(endpoints: list[str], danger: str) -> None:
 
 
 def open_curve(options: argparse.Namespace) -> Curve | None:
-    """With the keys that `options` name; None where none are. Raises ValueError."""
-    return Curve(options) if options.curve_key else None
+    """With the keys that `options` name; None where none are. Ends the program without them."""
+    try:
+        return Curve(options) if options.curve_key else None
+    except ValueError as error:
+        zmqpush.fail(str(error))
 
 
 class Curve:

@@ -15,10 +15,13 @@ import argparse
 import asyncio
 import errno
 import os
+import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import zmqpush
 from zmqlines.finished import Finished
+from zmqlines.pieces import Piece
 from zmqpush import Backlog, CannotKeep, EventFormat, Link, Stdin
 
 STILL_WORKING_S = 2.0  # rsyslog's confirmTimeout is 10 s
@@ -80,7 +83,9 @@ class PastTheQueue:
         message = self._form.message(text, backlog.now_ms())
         if not self._link.send(iter((message,))):
             return False
-        backlog.passed(1)
+        backlog.sent += 1  # past the queue, while nothing waited there
+        backlog.sent_before = backlog.sent
+        backlog.last_sent_at = time.monotonic()
         return True
 
     save = put
@@ -161,6 +166,7 @@ class Omprog:
         self._backlog = backlog
         self._shortcut = way
         self._max_line = options.max_line
+        self._cut = 0  # messages that came in pieces
         self._transactions = options.omprog_transactions
         self._begin = os.fsencode(options.omprog_begin)
         self._commit = os.fsencode(options.omprog_commit)
@@ -225,8 +231,8 @@ class Omprog:
             return "OK"
         await backlog.room()
         events = [
-            event_of(piece, self._form, backlog.now_ms())
-            for piece in zmqpush.pieces(text, self._max_line or len(text))
+            event_of(piece, form, backlog.now_ms())
+            for piece, form in self._pieces(text, self._max_line or len(text))
         ]
         try:
             for event in events:
@@ -239,6 +245,18 @@ class Omprog:
             self._shortcut.take_back(events)
             raise
         return "OK"
+
+    def _pieces(self, text: bytes, size: int) -> Iterator[tuple[bytes, EventFormat]]:
+        """All of `text`, and what makes the event of each piece."""
+        if len(text) <= size:
+            yield text, self._form
+            return
+        self._cut += 1
+        offset = 0
+        for number, piece in enumerate(zmqpush.pieces(text, size), 1):
+            is_last = offset + len(piece) == len(text)
+            yield piece, Piece(self._cut, number, offset, len(piece), is_last).form(self._form)
+            offset += len(piece)
 
     def _dot_later(self) -> None:
         loop = asyncio.get_running_loop()

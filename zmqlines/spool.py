@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import zmqpush
 from zmqlines.finished import Finished
+from zmqlines.pieces import Piece
 from zmqlines.spool_file import LOAD_SIZE, SpoolFile, is_damage, reason
 from zmqlines.spool_folder import SpoolFolder
 from zmqpush import CannotKeep, EventFormat, Link, Sendable
@@ -104,11 +105,11 @@ class Spool(zmqpush.Backlog):
 
     # what stdin_queuer and omprog_queuer call
 
-    async def put(self, lines: bytes) -> None:
+    async def put(self, lines: bytes, piece: Piece | None = None) -> None:
         """Journal `lines`, read just now; where that cannot be, wait until it can."""
         if not lines:
             return
-        form = self._form
+        form = piece.form(self._form) if piece else self._form
         messages = form.messages(lines, self.now_ms())
         count = len(messages) if form.batch == 1 else lines.count(b"\n")
         chunk = Finished(b"\n".join(messages), count, form.batch, messages)
@@ -341,7 +342,7 @@ class Spool(zmqpush.Backlog):
             self._grown(size)
             self._returned.append((file, number))
         self._returned = collections.deque(sorted(self._returned, key=place_of))
-        self._sent_before = self.sent
+        self.sent_before = self.sent
         if chunk:
             assert isinstance(chunk, Finished)
             self._in_hand.remove(chunk)

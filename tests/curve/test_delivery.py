@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 
@@ -60,9 +61,15 @@ def test_several_servers_have_a_key_each(pull: Pull, ship: Ship, keyring: Keyrin
     pullers = [pull(*keyring.to_bind(name)) for name in ("collector", "second")]
     endpoints = [word for puller in pullers for word in ("-c", puller.endpoint)]
     second = ["--curve-server-key", str(keyring.public("second"))]
-    shipper = ship(*endpoints, *keyring.to_connect(), *second)
-    assert shipper.finish(TEXT).status == 0
-    wait_until(lambda: sum(each.counters()[0] for each in pullers) == len(LINES), "all are there")
+    result = ship(*endpoints, *keyring.to_connect(), *second).finish(TEXT)
+    assert (result.status, result.stderr) == (0, "")
+
+    def written() -> list[int]:
+        return [each.counters()[0] for each in pullers]
+
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: sum(written()) == len(LINES), "all are there")
+    assert sum(written()) == len(LINES), (written(), [each.said() for each in pullers])
 
 
 def test_one_socket_may_bind_and_connect(pull: Pull, ship: Ship, keyring: Keyring) -> None:

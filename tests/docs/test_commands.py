@@ -38,6 +38,8 @@ NOTHING_LOST = block("README.md", "Nothing lost")
 VARIABLES = block("docs/options.md", "Variables, sizes, errors")
 VARIABLES_SEND = block("docs/options.md", "Variables, sizes, errors", language="json")
 FIFO = block("docs/options.md", "Read from a pipe, a file or a FIFO")
+PIECES = block("docs/options.md", "Read from a pipe, a file or a FIFO", 1)
+PIECES_SENT = block("docs/options.md", "Read from a pipe, a file or a FIFO", language="json")
 JSON = block("docs/options.md", "Choose what an event looks like")
 JSON_SENDS = block("docs/options.md", "Choose what an event looks like", language="json")
 WATERMARKS = block("docs/options.md", "zmqpush-watermark.py")
@@ -182,13 +184,18 @@ def test_a_json_line_becomes_the_event_that_is_shown(tmp_path: Path) -> None:
     check_sends(tmp_path, "\n".join(JSON.commands), JSON_SENDS.text)
 
 
+@runs(PIECES, PIECES_SENT)
+def test_the_pieces_of_a_long_line_are_those_that_are_shown(tmp_path: Path) -> None:
+    check_sends(tmp_path, "\n".join(PIECES.commands), PIECES_SENT.text)
+
+
 def check_sends(folder: Path, script: str, shown: str) -> None:
-    """The script sends one event, which is `shown` but for the pid."""
+    """The script sends the events that are `shown`, but for the pid."""
     sandbox = Sandbox(folder)
-    sandbox.run(script + waits_for(1))
+    sandbox.run(script + waits_for(shown.count("\n")))
     ran.append(shown)
-    (event,) = sandbox.arrived()
-    assert re.sub(r'"@pid":\d+', '"@pid":0', event.decode()) == re.sub(
+    events = b"\n".join(sandbox.arrived()).decode()
+    assert re.sub(r'"@pid":\d+', '"@pid":0', events) == re.sub(
         r'"@pid":\d+', '"@pid":0', shown.strip()
     )
 

@@ -174,7 +174,9 @@ def test_variables_say_all_that_the_first_description_could_not_pass(
     shipper = ship(env={**os.environ, **variables})
     result = shipper.finish(b"abcdef\n")
     members = {"type": "mytype", "@pid": shipper.pid, "host": "a", "note": "b c"}
-    assert collector.events(2) == [{"message": "abcd", **members}, {"message": "ef", **members}]
+    events = collector.events(2)
+    assert [event.pop("piece")["size"] for event in events] == [4, 2]
+    assert events == [{"message": "abcd", **members}, {"message": "ef", **members}]
     assert (result.status, result.stdout) == (0, "")
 
 

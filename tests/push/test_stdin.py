@@ -10,7 +10,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -42,7 +42,8 @@ class Taker:
         self._rest_s = rest_s
         self.put_once = asyncio.Event()
 
-    async def put(self, lines: bytes) -> None:
+    async def put(self, lines: bytes, piece: Any = None) -> None:
+        assert not piece
         if lines:
             self.puts.append((time.monotonic(), lines))
             self.put_once.set()
