@@ -351,25 +351,41 @@ def build_parser(description: str) -> zmqpush.Parser:
     size = zmqpush.checked(zmqpush.read_size, "a size such as 65536, 64k, 1M or 2G")
     count_or_0 = zmqpush.checked(int, "a whole number from 0 up", 0, zmqpush.LARGEST_INT)
     parser = zmqpush.Parser(description, "ZMQPULL_")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"""{parser.epilog}
+
+examples:
+  %(prog)s --bind tcp://*:2120 --output /var/log/events.json --pid-file /run/zmqpull.pid
+  %(prog)s --bind tcp://*:2120 --ack --sqlite /var/lib/events.db
+
+exit status:
+  0  all that was taken is where it should be, or its senders still have it
+  1  something was given up
+  2  it cannot work: a bad option, endpoint or combination, a sink that cannot be opened"""
     parser.add_argument("--version", action="version", version=f"%(prog)s {zmqpush.__version__}")
     option = parser.option
     # fmt: off
+    parser.group = parser.add_argument_group("choose where events come from")
     option("-b", "--bind", metavar="ENDPOINT", type=zmqpush.BIND, default=[],
            help=f"let senders connect; repeatable ({DEFAULT_ENDPOINT})")
     option("-c", "--connect", metavar="ENDPOINT", type=zmqpush.CONNECT, default=[],
            help="connect to a sender that binds; repeatable")
+    option("--ack", action="store_true", default=False,
+           help="acknowledged delivery, from zmqpush.py --ack; --bind only")
+    option("-n", metavar="N", type=zmqpush.COUNT, default=0, help="end after N events")
+    parser.group = parser.add_argument_group("choose where they go (standard output)")
     sinks.add_options(option)
     option("--dead-letter", metavar="FILE", default="",
            help="append what a sink can never take to FILE; without it, all waits")
-    option("-n", metavar="N", type=zmqpush.COUNT, default=0, help="end after N events")
-    option("--ack", action="store_true", default=False,
-           help="acknowledged delivery, from zmqpush.py --ack; --bind only")
+    zmqpush.add_curve_options(parser)
+    parser.group = parser.add_argument_group("limit the memory")
     option("--rcvhwm", metavar="N", type=count_or_0, default=1000,
            help="ZMQ_RCVHWM: messages that libzmq takes ahead a connection; 0: no limit (1000)")
     option("--max-message", metavar="SIZE", type=size, default=64 * 1024**2,
            help="cut off who sends a larger message (ZMQ_MAXMSGSIZE); 0: no limit (64M)")
     option("--memory-limit", metavar="SIZE", type=size, default=64 * 1024**2,
            help="what all shippers together may have under way, with --ack; 0: no limit (64M)")
+    parser.group = parser.add_argument_group("see what it does, and signal it")
     option("--pid-file", metavar="FILE", default="",
            help="hold our pid in FILE, locked, from when we are ready until we end")
     option("--stats", metavar="SECONDS", type=zmqpush.INTERVAL, default=0.0,
@@ -377,7 +393,6 @@ def build_parser(description: str) -> zmqpush.Parser:
     option("-q", "--quiet", action="store_true", default=False,
            help="no word at the start, and no count at the end")
     # fmt: on
-    zmqpush.add_curve_options(parser)
     return parser
 
 

@@ -44,6 +44,7 @@ JSON = block("docs/options.md", "Choose what an event looks like")
 JSON_SENDS = block("docs/options.md", "Choose what an event looks like", language="json")
 WATERMARKS = block("docs/options.md", "zmqpush-watermark.py")
 SPOOL = block("docs/guarantees.md", "A spool directory")
+FLAG = block("docs/guarantees.md", "Signals")
 
 PIP_S = 120  # on a busy machine
 
@@ -213,6 +214,25 @@ def test_the_fifo_stays_open_between_its_writers(tmp_path: Path) -> None:
 def test_the_watermarks_are_printed_as_shown(tmp_path: Path) -> None:
     output = Sandbox(tmp_path).run("\n".join(WATERMARKS.commands), peer="")
     assert re.fullmatch(WATERMARKS.output, output), output
+
+
+@runs(FLAG)
+def test_a_flag_that_was_left_behind_is_put_back(tmp_path: Path) -> None:
+    script = f"""
+mkfifo fifo
+exec <>fifo
+flags() {{ awk '/^flags/ {{ print $2 }}' /proc/$$/fdinfo/0; }}
+is_blocking() {{ [ $((0$(flags) & 04000)) = 0 ]; }}
+zmqpush.py -q <&0 & shipper=$!
+disown
+while is_blocking; do sleep 0.01; done
+kill -9 $shipper
+tail --pid=$shipper -f /dev/null
+is_blocking || echo left behind
+{FLAG.commands[0]}
+is_blocking && echo put back
+"""
+    assert Sandbox(tmp_path).run(script) == "left behind\nput back\n"
 
 
 @runs(SPOOL)

@@ -18,6 +18,7 @@ FILE = block(PAGE, "Files and logrotate")
 LOGROTATE = block(PAGE, "Files and logrotate", language="conf")
 REDIS = block(PAGE, "Redis")
 SQLITE = block(PAGE, "SQLite")
+DELETE, VACUUM = (block(PAGE, "SQLite", number) for number in (1, 2))
 
 
 @pytest.mark.skipif(not shutil.which("logrotate"), reason="logrotate is not installed")
@@ -78,3 +79,23 @@ wait $collector
 {ask}
 """
     assert Sandbox(tmp_path).run(script, peer="") == "one|2\ntwo|4\n"
+
+
+@pytest.mark.skipif(not shutil.which("sqlite3"), reason="sqlite3 is not installed")
+@runs(DELETE, VACUUM)
+def test_what_is_old_can_be_deleted_while_it_runs(tmp_path: Path) -> None:
+    """Its rows are made old first; what comes then is stored as before."""
+    collect, ask = SQLITE.commands
+    script = f"""
+{collect} --ack 2>said & collector=$!
+disown
+trap 'kill $collector' EXIT
+head -c 300000 /dev/zero | tr '\\0' x | fold | zmqpush.py one -q --ack
+sqlite3 events.db "PRAGMA busy_timeout = 10000; UPDATE event SET received = '2020'" >out
+{DELETE.commands[0]} >>out
+before=$(sqlite3 events.db "PRAGMA page_count")
+{VACUUM.commands[0]} >>out
+seq 1 3 | zmqpush.py two -q --ack
+[ $(sqlite3 events.db "PRAGMA page_count") -lt $before ] && {ask}
+"""
+    assert Sandbox(tmp_path).run(script, peer="") == "two|3\n"

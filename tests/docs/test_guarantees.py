@@ -82,7 +82,7 @@ def test_every_exit_status_and_signal_is_there() -> None:
     assert [row[0] for row in statuses[1:]] == ["0", "1", "2"]
     (signals,) = tables(section(PAGE, "Signals"))
     first_words = {row[0].split()[0] for row in signals[1:]}
-    assert first_words == {"SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"}
+    assert first_words == {"SIGINT", "SIGTERM", "SIGHUP", "SIGKILL", "SIGUSR1"}
 
 
 def test_the_readme_has_eight_of_the_rows() -> None:

@@ -141,6 +141,14 @@ def test_help_tells_of_every_option() -> None:
     assert "ZMQPULL_" in told
 
 
+def test_help_has_groups_examples_and_the_statuses(ship: Ship) -> None:
+    told = ship("--help", program=PROGRAM).finish().stdout
+    for heading in ("choose where events come from:", "limit the memory:", "examples:"):
+        assert f"\n{heading}\n" in told
+    assert re.search(r"exit status:\n  0  .*\n  1  .*\n  2  ", told)
+    assert told.count(f"\n  {PROGRAM} --bind") == 2
+
+
 def test_it_tells_what_it_listens_to_unless_it_is_to_be_quiet(pull: Pull, tmp_path: Path) -> None:
     endpoints = [f"ipc://{tmp_path}/{name}" for name in "ab"]
     binds = [word for endpoint in endpoints for word in ("-b", endpoint)]
