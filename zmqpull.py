@@ -204,9 +204,12 @@ class Collector:
 
     def counters(self) -> None:
         """Say them on stderr."""
+        turned_away = self._pull.turned_away()
         zmqpush.say(
             f"{time.monotonic() - self._started_at:.1f}s: {self.events} events written "
             f"({self.bytes} bytes), {self.in_hand} in hand"
+            + f", {turned_away} peers turned away"
+            * bool(turned_away)
         )
 
 

@@ -57,6 +57,7 @@ class Pull:
         self.bound: dict[str, str] = {}  # endpoints as they were asked for, and as they are
         self._told: set[str] = set()  # what was said once
         self.peers = Peers()
+        self._misfits = 0  # whose handshake has failed for a reason that was told
         self._curve = curve
         self._door = Door()
         pull.setsockopt(zmq.BACKLOG, self._door.queue)
@@ -95,6 +96,10 @@ class Pull:
         if self._curve:
             self._curve.join(self._pull, endpoint)
         self._pull.connect(endpoint)
+
+    def turned_away(self) -> int:
+        """So many peers, at least, did not fit, or had no key that we know."""
+        return self.peers.turned_away + self._misfits
 
     def take(self, most: int) -> list[bytes]:
         """The frames that are there, up to `most`; each is for itself.
@@ -189,6 +194,7 @@ class Pull:
             # Who finds first that we do not fit just leaves (EPIPE), as one does who only looks.
             if (event, value) != (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, errno.EPIPE):
                 self.peers.failed()
+            self._misfits += event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
             if value == zmqpush.MISMATCH and not self._curve:
                 self.say_once(
                     "mechanism", "a peer has gone without a handshake: it wants CURVE or a password"

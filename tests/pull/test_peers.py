@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import resource
 import signal
 import socket
@@ -101,6 +102,11 @@ def test_it_is_told_once(pull: Pull, context: zmq.Context[zmq.Socket[bytes]]) ->
             peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
             hear_out(peer)
     puller.wait_for_word(GONE)
+    puller.counters()
+    (counters,) = [line for line in puller.said() if " in hand" in line]
+    turned_away = re.search(r", (\d+) peers turned away$", counters)
+    assert turned_away
+    assert 1 <= int(turned_away[1]) <= 10
     said = puller.end(signal.SIGTERM)
     assert len([line for line in said if GONE in line]) == 1
 

@@ -145,7 +145,7 @@ def test_collector_that_comes_and_goes_gets_nothing_twice_or_out_of_order(
     endpoint: str, collect: Collect, ship: Ship
 ) -> None:
     shipper = ship("-c", endpoint, "--format", "raw")
-    expected = lines(100_000, size=100)
+    expected = lines(300_000, size=100)  # each that goes takes some MB with it
     received: list[bytes] = []
     with written_in_background(shipper, text(expected)):
         for taken in (1, 10, 100, 1000, 5000, 10_000):
