@@ -433,6 +433,8 @@ def run(main: Coroutine[Any, Any, int]) -> int:
     """
     try:
         return asyncio.new_event_loop().run_until_complete(main)
+    except SystemExit as refusal:  # let through, it would have the loop be found open
+        return int(refusal.code or 0)
     except Exception:  # a bug
         sys.excepthook(*sys.exc_info())
         return 1
