@@ -147,6 +147,7 @@ NOTICE_AFTER_S = 1.0  # how long the end of input waits for a collector before w
 ALONE_AFTER_S = 5.0  # how long there is no collector before we say so
 AGAIN_AFTER_S = 10.0  # before that is said again, and then twice as long each time
 KEEPALIVE_AFTER_S = 60
+LARGE = 4096  # bytes of a message: what libzmq holds of such is bounded (zmqlines/large.py)
 OUT_BATCH_SIZE = 8192  # bytes that libzmq writes at once, beyond what it counts as queued
 HANDSHAKE_S = 31.0  # a second more than ZMQ_HANDSHAKE_IVL
 UP = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED  # what libzmq's monitor tells
@@ -969,6 +970,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self._connected: dict[str, bool] = {}  # endpoints, and whether by IPv6
         self._curve = options.curve
         self.ever_met = False
+        self._held: Any = None  # by libzmq, of large messages
         self._coming_back: set[str] = set()  # endpoints that are connected to anew after a while
         self._drained = asyncio.Event()
         self._closed = asyncio.Event()
@@ -1057,16 +1059,26 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             self._push.connect(endpoint)
             self._connected[endpoint] = ipv6
 
-    def send(self, messages: Iterator[bytes]) -> bool:
-        """Hand `messages` to libzmq; False as soon as it refuses one, which is the last taken."""
+    def send(self, messages: Iterator[bytes], mean_size: float) -> bool:
+        """Hand `messages` to libzmq; False as soon as one is refused, which is the last taken.
+
+        Where they are large, the bytes that it holds of them are bounded.
+        """
+        send = self._send
+        if mean_size >= LARGE:
+            with contextlib.suppress(ImportError):
+                self._held = self._held or part("large").Held(self._push)
+                send = self._held.send
         try:
-            collections.deque(map(self._send, messages), maxlen=0)
+            collections.deque(map(send, messages), maxlen=0)
         except zmq.Again:
             return False
         return True
 
     async def send_later(self, refused: bytes) -> None:
-        """Leave a message that libzmq has refused to the transport; return when it is sent."""
+        """Leave a message that was refused to the transport; return when it is sent."""
+        if self._held and await self._held.send_later(refused):
+            return
         self.transport.write([refused or CountedEmpty()])
         if self.transport.get_write_buffer_size():
             self._drained.clear()
@@ -1211,7 +1223,7 @@ async def zmq_pusher(backlog: Backlog, link: Link) -> None:
         messages = chunk.messages()
         before, events = backlog.sent, len(messages) if chunk.batch == 1 else chunk.count()
         left = iter(messages)
-        while not link.send(left):
+        while not link.send(left, chunk.size / len(messages)):
             refused = len(messages) - operator.length_hint(left) - 1
             backlog.sent = before + refused * chunk.batch
             await link.send_later(messages[refused])

@@ -81,7 +81,7 @@ class PastTheQueue:
         if backlog.size or not self._link.met_collector.is_set():
             return False
         message = self._form.message(text, backlog.now_ms())
-        if not self._link.send(iter((message,))):
+        if not self._link.send(iter((message,)), len(message)):
             return False
         backlog.sent += 1  # past the queue, while nothing waited there
         backlog.sent_before = backlog.sent

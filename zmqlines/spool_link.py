@@ -301,7 +301,7 @@ class SpoolLink(Link):
             fifo.chunk = chunk
             messages = chunk.messages()
             left = iter(messages)
-            while not fifo.send(left):
+            while not fifo.send(left, chunk.size / len(messages)):
                 refused = len(messages) - operator.length_hint(left) - 1
                 await fifo.send_later(messages[refused])
             fifo.chunk = None
