@@ -49,7 +49,7 @@ class Insisting:
     def __init__(self, sink: Sink, letters: DeadLetters | None) -> None:
         self.sink = sink
         self._letters = letters
-        self._failing = False
+        self._turn = asyncio.Lock()  # the first events may come before the beginning is over
 
     async def begin(self) -> None:
         """Tell now, and not at the first event, that the sink cannot take any."""
@@ -62,18 +62,19 @@ class Insisting:
         return got
 
     async def _until_it_succeeds(self, attempt: Callable[[], Awaitable[Got]]) -> Got:
-        while True:
-            try:
-                got = await self._attempt(attempt)
-                break
-            except Trouble as trouble:
-                if not self._failing:
-                    zmqpush.say(f"{self.sink.name}: {trouble}; the senders have to wait")
-                self._failing = True
-                await asyncio.sleep(RETRY_S)
-        if self._failing:
+        failing = False
+        async with self._turn:
+            while True:
+                try:
+                    got = await self._attempt(attempt)
+                    break
+                except Trouble as trouble:
+                    if not failing:
+                        zmqpush.say(f"{self.sink.name}: {trouble}; the senders have to wait")
+                    failing = True
+                    await asyncio.sleep(RETRY_S)
+        if failing:
             zmqpush.say(f"{self.sink.name}: going on")
-        self._failing = False
         return got
 
     async def _attempt(self, attempt: Callable[[], Awaitable[Got]]) -> Got:
