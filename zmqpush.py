@@ -1720,6 +1720,8 @@ exit status:
     option("--spool-limit", metavar="SIZE", type=size, default=0,
            part="spool",
            help="stop reading while this much waits in the spool; 0: no limit (0)")
+    option("--list", **switch, part="spool_list",
+           help="with --spool DIR: print what waits there, and whose it is, and end")
     option("--ack", **switch, part="dealer",
            help="acknowledged delivery, to zmqpull.py --ack; --connect only")
     parser.group = parser.add_argument_group("run under rsyslog")
@@ -1783,6 +1785,8 @@ def main() -> None:
     options = parse_options(build_parser(__doc__.partition("\n")[0]), sys.argv[1:])
     if options.curve_keygen:
         sys.exit(part("keys").keygen(options.curve_keygen))
+    if options.list:
+        sys.exit(part("spool_list").list_spool(options.spool))
     free = os.sysconf("SC_OPEN_MAX") - len(os.listdir("/proc/self/fd"))
     needed = OPEN_FILES + len(options.connect + options.bind)
     if free < needed:  # libzmq would abort

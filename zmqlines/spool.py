@@ -238,6 +238,7 @@ class Spool(zmqpush.Backlog):
         else:
             self._fresh.append(chunk)
             self._grown(chunk.size)
+            self._folder.changed()
 
     def _write_again(self, own: SpoolFile) -> None:
         """What was put could not be synced to `own`: write it to another file."""
@@ -317,6 +318,7 @@ class Spool(zmqpush.Backlog):
         file = file_of(chunk)
         file.events -= chunk.count()
         file.size -= chunk.size
+        self._folder.changed()
         if messages:
             self.unsure += chunk.count()
         else:

@@ -11,9 +11,11 @@ import math
 import os
 import sqlite3
 import stat
+import time
 
 import zmqpush
 from zmqlines.finished import Finished
+from zmqlines.spool_state import State, forget_state
 
 DISK_RESERVE = 8 * 1024 * 1024  # bytes
 SMALLEST_SPOOL = 1024 * 1024  # bytes
@@ -140,7 +142,7 @@ class SpoolFile:
     SUFFIX = ".spool"
     PAGE_SIZE = 8 * 1024  # bytes
     APPLICATION = 0x7A6D7170  # PRAGMA application_id, which file(1) shows: "zmqp"
-    VERSION = 1  # PRAGMA user_version: of what is below MADE
+    VERSION = 2  # PRAGMA user_version: of what is below MADE
     SETTINGS = f"""
         PRAGMA locking_mode = EXCLUSIVE;  -- the first one, for no -shm file to be made
         PRAGMA page_size = {PAGE_SIZE};
@@ -158,6 +160,7 @@ class SpoolFile:
             number INTEGER PRIMARY KEY AUTOINCREMENT,
             events INTEGER NOT NULL,
             batch INTEGER NOT NULL,  -- events in a message
+            kept_at INTEGER NOT NULL,  -- seconds since the epoch
             crc INTEGER NOT NULL,  -- CRC-32 of the text
             text BLOB NOT NULL  -- the messages, with LF between them
         );
@@ -192,6 +195,7 @@ class SpoolFile:
         self.loaded = first - 1  # number of the last chunk that was loaded
         self.until = math.inf  # the last number that is to be loaded
         self.held = 0  # how many were loaded and are not deleted
+        self._told = -1, -1  # of events and size, to others
 
     @classmethod
     def create(cls, directory: str) -> SpoolFile:
@@ -248,7 +252,9 @@ class SpoolFile:
         elif application != self.APPLICATION:
             raise NotOurs("it is no spool of this program")
         elif version > self.VERSION:
-            raise NotOurs(f"it has version {version} of the format; this program knows 1")
+            raise NotOurs(
+                f"it has version {version} of the format; this program knows {self.VERSION}"
+            )
         elif tables != self.TABLES:  # a view could have no end
             raise NotOurs("it has other tables than a spool")
 
@@ -289,8 +295,8 @@ class SpoolFile:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             if self._disk_is_full(chunk.size):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        insert = "INSERT INTO chunk (events, batch, crc, text) VALUES (?, ?, ?, ?)"
-        number = self._db.execute(insert, chunk.row()).lastrowid
+        insert = "INSERT INTO chunk (kept_at, events, batch, crc, text) VALUES (?, ?, ?, ?, ?)"
+        number = self._db.execute(insert, (int(time.time()), *chunk.row())).lastrowid
         assert number is not None
         chunk.file, chunk.number = self, number
         self.events += chunk.count()
@@ -312,6 +318,21 @@ class SpoolFile:
             # Nobody has seen these numbers: without a gap they are used again.
             rewind = "UPDATE sqlite_sequence SET seq = ? WHERE name = 'chunk' AND seq = ?"
             self._db.execute(rewind, (min(numbers)[0] - 1, max(numbers)[0]))
+
+    def state(self) -> State:
+        """What waits here."""
+        row = None
+        with contextlib.suppress(sqlite3.OperationalError):  # version 1 knew no time
+            select = "SELECT kept_at FROM chunk WHERE ? ORDER BY number LIMIT 1"
+            row = self._db.execute(select, (self.events > 0,)).fetchone()
+        return State(os.getpid(), self.events, self.size, row[0] if row else 0)
+
+    def tell(self) -> None:
+        """Let others know what waits here: while we hold the file, nobody else can read it."""
+        if not self.closed and self._told != (self.events, self.size):
+            self._told = self.events, self.size
+            with contextlib.suppress(OSError, sqlite3.Error):  # what only tells stops nothing
+                self.state().write(self.path)
 
     def sync(self) -> None:
         """Return when what was appended is on the disk. On any thread.
@@ -440,6 +461,7 @@ class SpoolFile:
     def let_go(self) -> None:
         """Close it as it is."""
         self.closed = True
+        forget_state(self.path)
         self._db.close()
         os.close(self._log)
         os.close(self._lock)  # the last one, for with any descriptor of a file go SQLite's locks

@@ -27,6 +27,7 @@ from zmqlines.spool_file import (
 MOST_LEFT_BEHIND = 64  # files that are taken over at once
 LOOK_INTERVAL_S = 1.0
 RETRY_INTERVAL_S = 1.0
+TELL_S = 0.25  # after which others can see what has changed
 SPARE_DESCRIPTORS = 24  # for connections, and for what libzmq and a file of our own need
 
 
@@ -56,6 +57,18 @@ class SpoolFolder:
         self.is_waiting = False  # for one of those, or for descriptors
         self._look_at = 0.0  # time.monotonic(), for files of others
         self._will_look = False  # though nothing else happens
+        self._will_tell = False
+
+    def changed(self) -> None:
+        """More waits, or less: others can see that in a moment."""
+        if not self._will_tell:
+            self._will_tell = True
+            asyncio.get_running_loop().call_later(TELL_S, self._tell)
+
+    def _tell(self) -> None:
+        self._will_tell = False
+        for file in self.files:
+            file.tell()
 
     def will_go_on(self) -> bool:
         """Whether there are more files, for which those that we hold have to go first."""
@@ -102,6 +115,8 @@ class SpoolFolder:
             self._look_at = now + LOOK_INTERVAL_S
         if self.is_waiting:
             self._look_again(RETRY_INTERVAL_S, announce)
+        if adopted:
+            self.changed()
         return sum(file.size for file in adopted)
 
     def _look_again(self, delay_s: float, announce: Callable[[], None]) -> None:

@@ -44,6 +44,7 @@ JSON = block("docs/options.md", "Choose what an event looks like")
 JSON_SENDS = block("docs/options.md", "Choose what an event looks like", language="json")
 WATERMARKS = block("docs/options.md", "zmqpush-watermark.py")
 SPOOL = block("docs/guarantees.md", "A spool directory")
+LIST = block("docs/guarantees.md", "A spool directory", 1)
 FLAG = block("docs/guarantees.md", "Signals")
 
 PIP_S = 120  # on a busy machine
@@ -250,3 +251,12 @@ def test_the_spool_keeps_what_no_collector_took(tmp_path: Path) -> None:
     assert [event["message"] for event in events] == [str(n) for n in range(1, 101)]
     assert {event["type"] for event in events} == {"numbers"}
     assert not list((tmp_path / "spool").iterdir())
+
+
+@runs(LIST)
+def test_what_waits_in_a_spool_is_listed(tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path)
+    shipping, listing = LIST.commands
+    output = sandbox.run(f"exec 2>&1; {shipping}; {listing}")
+    same_blanks = re.compile(" +")
+    assert re.fullmatch(same_blanks.sub(" +", LIST.output.replace("\\ ", " ")), output), output

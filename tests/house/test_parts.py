@@ -25,6 +25,7 @@ from tests.support.waiting import DEADLINE_S
 PARTS = {
     "--spool": ["--spool", "there"],
     "--spool-limit": ["--spool-limit", "1M"],
+    "--list": ["--list"],
     "--omprog": ["--omprog"],
     "--omprog-transactions": ["--omprog-transactions"],
     "--omprog-begin": ["--omprog-begin", "x"],

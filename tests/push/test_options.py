@@ -49,6 +49,7 @@ OPTIONS: dict[str, tuple[str, Any, list[str], Any]] = {
     "linger": ("0.5", 0.5, ["--linger", "-1"], math.inf),
     "spool": ("/a b", "/a b", ["--spool", "c"], "c"),
     "spool_limit": ("1G", 1024**3, ["--spool-limit", "1g"], 1024**3),
+    "list": ("1", True, ["--list"], True),
     "omprog": ("1", True, ["--omprog"], True),
     "omprog_transactions": ("1", True, ["--omprog-transactions"], True),
     "omprog_begin": ("B B", "B B", ["--omprog-begin", "<"], "<"),
@@ -64,6 +65,7 @@ OPTIONS: dict[str, tuple[str, Any, list[str], Any]] = {
 }
 NEEDS = {  # what must be said beside them
     "spool_limit": ["--spool", "d"],
+    "list": ["--spool", "d"],
     "curve_key": ["--curve-server-key", "k"],
     "curve_server_key": ["--curve-key", "f"],
     "curve_clients": ["--bind", "tcp://*:1", "--curve-key", "f"],
@@ -96,6 +98,7 @@ def test_the_defaults_are_those_of_the_readme() -> None:
         "linger": math.inf,
         "spool": "",
         "spool_limit": 0,
+        "list": False,
         "omprog": False,
         "omprog_transactions": False,
         "omprog_begin": "BEGIN TRANSACTION",

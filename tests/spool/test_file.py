@@ -244,14 +244,14 @@ ENDLESS = """
     DROP TABLE chunk;
     CREATE VIEW chunk AS WITH RECURSIVE more(number) AS (
         SELECT 1 UNION ALL SELECT number + 1 FROM more
-    ) SELECT number, 1 AS events, 1 AS batch, 0 AS crc, x'00' AS text FROM more;
+    ) SELECT number, 1 AS events, 1 AS batch, 0 AS kept_at, 0 AS crc, x'00' AS text FROM more;
 """
 
 
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("PRAGMA user_version = 2", "it has version 2 of the format; this program knows 1"),
+        ("PRAGMA user_version = 3", "it has version 3 of the format; this program knows 2"),
         ("PRAGMA application_id = 7", "it is no spool of this program"),
         (ENDLESS, "it has other tables than a spool"),
         (
