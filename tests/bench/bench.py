@@ -19,7 +19,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import omprog_sections, pull_sections, report, sections, spool_sections
+from tests.bench import (
+    curve_sections,
+    memory_sections,
+    omprog_sections,
+    pull_sections,
+    report,
+    sections,
+    spool_sections,
+)
 from tests.bench.check import check
 from tests.bench.inputs import make_inputs
 from tests.bench.measure import BenchError, say
@@ -36,6 +44,8 @@ SECTIONS = {
     **spool_sections.SECTIONS,
     **omprog_sections.SECTIONS,
     **pull_sections.SECTIONS,
+    **curve_sections.SECTIONS,
+    **memory_sections.SECTIONS,
 }
 
 

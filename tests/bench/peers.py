@@ -172,9 +172,18 @@ class Peer(ABC):
 
 @dataclass(frozen=True)
 class StdinPeer(Peer):
-    """A peer that reads stdin; its last argument is the endpoint to connect to."""
+    """A peer that reads stdin; its last argument is the endpoint to connect to.
+
+    Attributes:
+        sink: what the sink must be told of it, beside whether it sends arrays.
+    """
 
     command: tuple[str, ...] = ()
+    sink: tuple[str, ...] = ()
+
+    def sink_options(self) -> list[str]:
+        """What a sink must know to take its events, and count them."""
+        return [*super().sink_options(), *self.sink]
 
     @contextlib.contextmanager
     def ship(self, tools: Tools, endpoint: str, source: Path) -> Iterator[Child]:

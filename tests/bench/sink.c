@@ -1,6 +1,6 @@
 /* The collector of the bench: a PULL socket that counts, and does nothing else.
  *
- *     sink ENDPOINT EVENTS [--arrays] [--rate N] [--latency] [--tenths]
+ *     sink ENDPOINT EVENTS [--arrays] [--rate N] [--latency] [--tenths] [--curve SECRET]
  *
  * Binds ENDPOINT (the port may be *), takes EVENTS events and ends. Every line on
  * stdout is a word and its values; times are CLOCK_MONOTONIC in nanoseconds:
@@ -27,7 +27,8 @@
 
 #define SECOND_NS 1000000000ULL
 #define PATIENCE_MS 60000
-#define USAGE "usage: sink ENDPOINT EVENTS [--arrays] [--rate N] [--latency] [--tenths]\n"
+#define USAGE "usage: sink ENDPOINT EVENTS [--arrays] [--rate N] [--latency] [--tenths] " \
+    "[--curve SECRET]\n"
 
 /* With --rate, what libzmq and the kernel hold on this side is kept small against a run
  * of a million lines, so that the shipper feels it. */
@@ -40,6 +41,7 @@ static const char EVENT_START[] = "{\"message\":\"";
 
 struct options {
     const char *endpoint;
+    const char *curve_secret;   /* of a CURVE server, as text; NULL: none */
     uint64_t events;
     uint64_t rate;              /* events a second; 0: as fast as they come */
     bool arrays, latency, tenths;
@@ -175,6 +177,12 @@ static void *listen_on(void *context, const struct options *options)
         set_option(socket, ZMQ_RCVHWM, SLOW_RCVHWM);
         set_option(socket, ZMQ_RCVBUF, SLOW_RCVBUF);
     }
+    if (options->curve_secret) {
+        set_option(socket, ZMQ_CURVE_SERVER, 1);
+        if (zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, options->curve_secret,
+                           strlen(options->curve_secret) + 1) != 0)
+            die("ZMQ_CURVE_SECRETKEY");
+    }
     if (zmq_bind(socket, options->endpoint) != 0)
         die(options->endpoint);
     char address[256];
@@ -247,7 +255,8 @@ static struct options parse(int argc, char **argv)
     static const struct option names[] = {
         { "arrays", no_argument, NULL, 'a' },  { "rate", required_argument, NULL, 'r' },
         { "latency", no_argument, NULL, 'l' }, { "tenths", no_argument, NULL, 't' },
-        { "version", no_argument, NULL, 'v' }, { NULL, 0, NULL, 0 },
+        { "version", no_argument, NULL, 'v' }, { "curve", required_argument, NULL, 'c' },
+        { NULL, 0, NULL, 0 },
     };
     struct options options = { 0 };
     int chosen, major, minor, patch;
@@ -256,6 +265,7 @@ static struct options parse(int argc, char **argv)
         case 'a': options.arrays = true; break;
         case 'r': options.rate = strtoull(optarg, NULL, 10); break;
         case 'l': options.latency = true; break;
+        case 'c': options.curve_secret = optarg; break;
         case 't': options.tenths = true; break;
         case 'v':
             zmq_version(&major, &minor, &patch);
