@@ -62,6 +62,7 @@ class Descriptor:
         """`is_ours`: we connected. Raises OSError."""
         self._theirs = theirs
         self._ours = os.dup(theirs)
+        self._connection = socket.socket(fileno=self._ours)  # later there may be none to spare
         self._socket = os.fstat(self._ours)
         self._poll = select.poll()
         self._poll.register(self._ours, select.POLLRDHUP)
@@ -85,10 +86,9 @@ class Descriptor:
 
     def acknowledged(self) -> int | None:
         """Bytes that the other kernel has acknowledged so far; None where nobody tells."""
-        with socket.socket(fileno=os.dup(self._ours)) as connection:
-            if connection.family == socket.AF_UNIX:
-                return None
-            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+        if self._connection.family == socket.AF_UNIX:
+            return None
+        info = self._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
         if len(info) < BYTES_ACKED_AT + 8:
             return None
         return int(struct.unpack_from("Q", info, BYTES_ACKED_AT)[0])
@@ -99,7 +99,7 @@ class Descriptor:
         return math.inf if self.has_ended() or not self._is_theirs() else queued
 
     def close(self) -> None:
-        os.close(self._ours)
+        self._connection.close()
 
 
 class Departures:

@@ -23,4 +23,7 @@ def open_files() -> int:
 def free_descriptors() -> int:
     """How many more the process may open."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return most - len(os.listdir("/proc/self/fd")) + 1  # one was for looking
+    try:
+        return most - len(os.listdir("/proc/self/fd")) + 1  # one was for looking
+    except OSError:  # not even that one
+        return 0

@@ -45,6 +45,8 @@ class Fifo(Link):
         self._left_bytes = 0  # by those of them that have ended
         self._can_count = False  # bytes on the wire: we know what is there
         self._is_closed = False
+        self._push: Any = None  # there is none where no more files may be open
+        self.transport: Any = None
 
     def _connect_to(self, endpoint: str, ipv6: bool = False) -> None:
         if not self._push.closed:
@@ -170,9 +172,12 @@ class Fifo(Link):
         for _, old_enough in self.connections.values():
             old_enough.cancel()
         self.connections.clear()
-        if not self._is_closed:
+        if self._push and not self._is_closed:
             self._push.setsockopt(zmq.LINGER, 0)
-            self.transport.abort()
+            if self.transport:
+                self.transport.abort()
+            else:
+                self._push.close()
 
 
 class Place:
@@ -188,6 +193,10 @@ class Place:
         fifo = Fifo(self.options, form)
         try:
             await fifo.open()
+        except zmq.ZMQError as error:
+            fifo.drop()
+            where = " ".join(self.options.connect + self.options.bind)
+            raise OSError(error.errno, error.strerror, where) from None
         except OSError:
             fifo.drop()
             raise

@@ -29,6 +29,7 @@ ROWS: list[tuple[str, list[str]]] = [
     ("... with `--omprog`", ["`--sndhwm`", "rsyslog keeps", "`--spool`", "nothing"]),
     ("... with `--ack`, `--spool`", ["nothing", "acknowledged", "again"]),
     ("power, `--spool`", ["nothing", "already been synced", "`OK`", "last chunk"]),
+    ("collector's machine, power, `--ack`", ["nothing", "files", "SQLite", "synced", "Redis"]),
     ("Ctrl-C, SIGINT", ["nothing", "what the pipe holds", "2 s"]),
     ("SIGTERM", ["the same", "reading", "end of input", "2 s"]),
     (

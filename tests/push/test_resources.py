@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.push.peers import HandmadePull
 from tests.support.aliases import Ship
 from tests.support.collector import Collector
 from tests.support.lines import fill, filled, lines, text, written_in_background
+from tests.support.places import InFile
 from tests.support.proc import (
     highest_memory,
     memory,
@@ -178,6 +180,34 @@ def test_as_many_descriptors_as_it_asks_for_are_enough(collector: Collector, shi
     result = shipper.finish(b"x\n")
     assert (result.status, result.stderr) == (0, "")
     assert collector.texts(1) == ["x"]
+
+
+@pytest.mark.parametrize("options", [[], ["--ack"], ["--spool", "spool"]], ids=["", "ack", "spool"])
+def test_descriptors_that_run_out_later_stop_nothing_and_lose_nothing(
+    options: list[str], endpoint: str, ship: Ship, tmp_path: Path
+) -> None:
+    """Nothing can be connected then: that there is no collector is told, and that there is one."""
+    acknowledged = ["--ack"] * ("--ack" in options)
+    collecting = ("-b", endpoint, "-o", str(tmp_path / "events"), "-q", *acknowledged)
+    collector = ship(*collecting, program="zmqpull.py")
+    shipper = ship("-c", endpoint, *options, cwd=tmp_path)
+    shipper.write(b"before\n")
+    place = InFile(tmp_path / "events")
+    place.wait_for(1)
+    collector.signal(signal.SIGTERM)
+    collector.finish()
+    soft, hard = resource.prlimit(shipper.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(shipper.pid, resource.RLIMIT_NOFILE, (3, hard))
+    collector = ship(*collecting, program="zmqpull.py")
+    shipper.write(b"meanwhile\n")
+    while "no collector at" not in (said := shipper.read_stderr_line()):
+        assert "Too many open files; going on, it is tried again" in said
+    assert place.count() == 1
+    resource.prlimit(shipper.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    place.wait_for(2)
+    assert "connected" in shipper.read_stderr_line()
+    assert shipper.finish().processed == 2
+    assert place.messages() == ["before", "meanwhile"]
 
 
 def test_blank_lines_with_a_large_field_take_little_memory(
