@@ -149,7 +149,7 @@ class Disk:
 
 def wait_until_whole(log: Path, pid: int) -> None:
     """Wait until all is recorded of a process that has ended."""
-    end = re.compile(rf"^{pid} \+\+\+ .*\n", re.M)
+    end = re.compile(rf"^{pid} +\+\+\+ .*\n", re.M)
     wait_until(lambda: end.search(log.read_text("ascii")), "recorded")
 
 
