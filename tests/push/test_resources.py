@@ -201,7 +201,7 @@ def test_descriptors_that_run_out_later_stop_nothing_and_lose_nothing(
     collector = ship(*collecting, program="zmqpull.py")
     shipper.write(b"meanwhile\n")
     while "no collector at" not in (said := shipper.read_stderr_line()):
-        assert "Too many open files; going on, it is tried again" in said
+        assert "Too many open files" in said  # of the socket, or of the spool
     assert place.count() == 1
     resource.prlimit(shipper.pid, resource.RLIMIT_NOFILE, (soft, hard))
     place.wait_for(2)

@@ -25,8 +25,10 @@ from tests.support.collector import Collector
 from tests.support.lines import lines, text
 from tests.support.places import InSqlite
 from tests.support.proc import wait_until_asleep
+from tests.support.waiting import wait_until
 from zmqlines.finished import Finished
 from zmqlines.spool_file import SpoolFile
+from zmqlines.spool_state import read_state
 
 pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
 
@@ -84,11 +86,14 @@ def test_file_of_a_living_process_is_not_touched(
 ) -> None:
     expected = lines(5000)
     living = feed(start_raw(ship, endpoint, directory), text(expected))
-    before = {path: path.read_bytes() for path in directory.iterdir()}
+    (path,) = directory.glob("*.spool")
+    told = len(expected)
+    wait_until(lambda: (state := read_state(str(path))) and state.events == told, "all told")
+    before = {each: each.read_bytes() for each in directory.iterdir()}
     other = start_raw(ship, eager_collector.endpoint, directory)
     assert_delivered(other.finish(b"other\n"), 1)
     assert eager_collector.receive(1) == [b"other"]
-    assert {path: path.read_bytes() for path in directory.iterdir()} == before
+    assert {each: each.read_bytes() for each in directory.iterdir()} == before
     assert collect(endpoint).receive(5000) == expected
     assert_delivered(living.finish(), 5000)
     assert eager_collector.is_silent()
