@@ -106,7 +106,7 @@ class SpoolFolder:
         if now < self._look_at:
             self._look_again(self._look_at - now, announce)
             return 0
-        self._will_look = self.is_waiting = False
+        self.is_waiting = False
         with contextlib.suppress(OSError, sqlite3.Error):  # then the next time
             if self.own:
                 self.own.shrink()
@@ -122,7 +122,11 @@ class SpoolFolder:
     def _look_again(self, delay_s: float, announce: Callable[[], None]) -> None:
         if not self._will_look:
             self._will_look = True
-            asyncio.get_running_loop().call_later(delay_s, announce)
+            asyncio.get_running_loop().call_later(delay_s, self._look_now, announce)
+
+    def _look_now(self, announce: Callable[[], None]) -> None:
+        self._will_look = False  # whatever comes of it
+        announce()
 
     def _paths_of_others(self) -> list[str]:
         ours = {file.path for file in self.files}
