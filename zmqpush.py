@@ -971,6 +971,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self._curve = options.curve
         self.ever_met = False
         self._held: Any = None  # by libzmq, of large messages
+        self._large = LARGE - form.least_size  # bytes of a line that makes such
         self._coming_back: set[str] = set()  # endpoints that are connected to anew after a while
         self._drained = asyncio.Event()
         self._closed = asyncio.Event()
@@ -1059,21 +1060,20 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             self._push.connect(endpoint)
             self._connected[endpoint] = ipv6
 
-    def send(self, messages: Iterator[bytes], mean_size: float) -> bool:
+    def send(self, messages: Iterator[bytes], mean_line: float) -> bool:
         """Hand `messages` to libzmq; False as soon as one is refused, which is the last taken.
 
-        Where they are large, the bytes that it holds of them are bounded.
+        Where their lines have so many bytes that they are large, what it holds of them is bounded.
         """
         send = self._send
-        if mean_size >= LARGE:
+        if mean_line >= self._large:
             with contextlib.suppress(ImportError):
                 self._held = self._held or part("large").Held(self._push)
                 send = self._held.send
-        try:
+        with contextlib.suppress(zmq.Again):
             collections.deque(map(send, messages), maxlen=0)
-        except zmq.Again:
-            return False
-        return True
+            return True
+        return False
 
     async def send_later(self, refused: bytes) -> None:
         """Leave a message that was refused to the transport; return when it is sent."""

@@ -332,8 +332,7 @@ class Spool(zmqpush.Backlog):
 
     def put_back(self, sent: Iterable[Sent], chunk: Sendable | None) -> None:
         """These may not have left, and `chunk` was not sent whole: they are to be sent again."""
-        for each in sent:
-            file, number, events, size, *_ = each
+        for file, number, events, size, *_ in sent:
             self.unsure -= events
             if file.closed:
                 zmqpush.say(f"gave up at most {events} messages: {file.path} is damaged")
@@ -344,6 +343,7 @@ class Spool(zmqpush.Backlog):
             self._grown(size)
             self._returned.append((file, number))
         self._returned = collections.deque(sorted(self._returned, key=place_of))
+        self._folder.changed()
         self.sent_before = self.sent
         if chunk:
             assert isinstance(chunk, Finished)

@@ -6,7 +6,6 @@ Idle, nothing wakes them. A sink that takes nothing holds the acknowledgement ba
 from __future__ import annotations
 
 import resource
-import time
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,10 @@ import pytest
 from tests.ack.helpers import PATIENCE_S, Feeder, as_input, texts, trouble
 from tests.support.aliases import Ship
 from tests.support.ending import end
-from tests.support.net import free_endpoint
+from tests.support.endpoints import address_of
+from tests.support.net import free_endpoint, wait_for_connections
 from tests.support.places import InFile, InSqlite, Place, options_of
-from tests.support.proc import has_open, memory, switches, wait_until_asleep
+from tests.support.proc import has_open, memory, wait_until_asleep, wait_until_woken, wakeups
 from tests.support.waiting import wait_until
 
 
@@ -94,12 +94,11 @@ def test_idle_and_connected_nothing_wakes_either_end(
         shipper.write(b"x\n")
         for place in places:
             place.wait_for(serial)
-        pids = (shipper.pid, collector.pid)
-        for pid in pids:
+        for pid in (shipper.pid, collector.pid):
             wait_until_asleep(pid)
-        before = [switches(pid)[pid] for pid in pids]
-        time.sleep(3 * PATIENCE_S)
-        assert [switches(pid)[pid] for pid in pids] == before
+        for pid in (shipper.pid, collector.pid):
+            main, _ = wakeups(pid, 3 * PATIENCE_S)
+            assert main == 0
     assert shipper.finish().status == 0
 
 
@@ -144,9 +143,10 @@ def test_locked_database_holds_the_acknowledgement_back_and_is_not_given_everyth
         Feeder(shipper, as_input(expected))
         said = collector.read_stderr_line()
         assert said.endswith("database is locked; the senders have to wait\n")
-        time.sleep(2 * PATIENCE_S)
+        _, port = address_of(endpoint)
+        wait_for_connections(port, 1)
         before = memory(collector.pid)
-        time.sleep(6 * PATIENCE_S)
+        wait_for_connections(port, 2)
         assert memory(collector.pid) - before < 1_000_000
         assert shipper.process.poll() is None
     result = shipper.finish()
@@ -168,11 +168,7 @@ def test_database_in_use_when_a_collector_begins_is_waited_for(
         collector = pull_ack(endpoint, *place.options)
         path = place.options[1]
         wait_until(lambda: has_open(collector.pid, path), "the collector has opened it")
-        before = switches(collector.pid)[collector.pid]
-        wait_until(
-            lambda: switches(collector.pid)[collector.pid] > before + 5,
-            "it has tried several times",
-        )
+        wait_until_woken(collector.pid, 6)  # it has tried several times
         db.execute("COMMIT")
     assert ship("--ack", "-c", endpoint).finish(b"x\n").status == 0
     assert place.messages() == ["x"]

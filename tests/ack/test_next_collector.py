@@ -19,7 +19,7 @@ import pytest
 import zmq
 
 import zmqpush
-from tests.ack.helpers import PATIENCE_S, as_input, texts, trouble
+from tests.ack.helpers import as_input, texts, trouble
 from tests.ack.talking_server import TalkingServer
 from tests.support.ack import HEADER, QUESTION
 from tests.support.aliases import Ship
@@ -27,7 +27,7 @@ from tests.support.ending import end, kill, stop
 from tests.support.endpoints import address_of, is_listening
 from tests.support.net import free_endpoint
 from tests.support.places import InFile, InSqlite, Place, options_of
-from tests.support.proc import proc_status, wait_until_asleep
+from tests.support.proc import proc_status, wait_until_asleep, wait_until_woken
 from tests.support.waiting import wait_until
 from zmqlines.dealer import AckLink
 
@@ -285,7 +285,7 @@ def test_name_that_does_not_resolve_is_looked_up_by_one_thread_and_said_once(
     assert warning.startswith(f"zmqpush.py: {UNKNOWN}: ")
     before = proc_status(shipper.pid, "Threads")
     shipper.write(b"x\n")
-    time.sleep(6 * PATIENCE_S)  # in which it tries three times
+    wait_until_woken(shipper.pid, 4)  # by the line, and then by its patience
     assert proc_status(shipper.pid, "Threads") == before
     result = shipper.finish()
     assert (result.status, result.processed) == (1, 0)

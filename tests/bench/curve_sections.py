@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Callable
 
 import zmq
 
-from tests.bench import report
-from tests.bench.measure import interleave, median
 from tests.bench.peers import BATCH, ZMQPUSH, StdinPeer
-from tests.bench.report import Section, at_least
-from tests.bench.sections import Bench, deliver_share, spread
+from tests.bench.report import Section
+from tests.bench.sections import Bench, compare
 
 ONE_A_LINE = 0.6
 IN_ARRAYS = 0.45
@@ -52,18 +49,7 @@ def throughput(bench: Bench) -> Section:
             (f"--batch {BATCH}", bench.peers.zmqpush_batch, IN_ARRAYS),
         )
     ]
-    jobs = {
-        peer.name: partial(deliver_share, bench, peer, source)
-        for _, ours, other, _ in comparisons
-        for peer in (ours, other)
-    }
-    taken = interleave("CURVE", bench.runs, jobs)
-    rates = {name: median(run.rate for run in runs) for name, runs in taken.items()}
-    rows = [
-        at_least(what, rates[ours.name], other.name, rates[other.name], times, report.rate)
-        for what, ours, other, times in comparisons
-    ]
-    return Section("CURVE", rows, [spread(name, runs) for name, runs in taken.items()])
+    return Section("CURVE", *compare(bench, "CURVE", source, comparisons))
 
 
 SECTIONS: dict[str, Callable[[Bench], Section]] = {"curve": throughput}

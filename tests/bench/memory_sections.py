@@ -51,15 +51,22 @@ def stuck_socket() -> Iterator[str]:
         yield f"tcp://127.0.0.1:{port}"
 
 
+@contextlib.contextmanager
+def shipper_that_waits(bench: Bench, endpoint: str, *options: str) -> Iterator[Child]:
+    """A shipper that has all that it takes of large lines."""
+    peer = StdinPeer("zmqpush", command=(*SHIPPER, *options, "--connect"))
+    with peer.live(bench.tools, endpoint) as (child, feed):
+        offer_lines(feed)
+        settle(child.pid, QUIET_S, SETTLE_AT_MOST_S)
+        yield child
+
+
 def of_shipper(bench: Bench, *options: str) -> int:
     """The most memory that a shipper had whose collector is stuck."""
     with tempfile.TemporaryDirectory(dir=bench.tools.folder) as spool, stuck_socket() as endpoint:
         words = [word.replace("SPOOL", spool) for word in options]
-        peer = StdinPeer("zmqpush", command=(*SHIPPER, *words, "--connect"))
-        with peer.live(bench.tools, endpoint) as (child, feed):
-            offer_lines(feed)
-            settle(child.pid, QUIET_S, SETTLE_AT_MOST_S)
-            return memory_bytes(child.pid, "VmHWM")
+        with shipper_that_waits(bench, endpoint, *words) as shipper:
+            return memory_bytes(shipper.pid, "VmHWM")
 
 
 def of_collector(bench: Bench) -> int:
@@ -72,10 +79,7 @@ def of_collector(bench: Bench) -> int:
             command = [*ZMQPULL, "--ack", "--bind", endpoint, "--output", str(fifo)]
             with Child("zmqpull", command, bench.tools.folder) as collector:
                 words = ("--ack", "--spool", f"{name}/spool")
-                peer = StdinPeer("zmqpush", command=(*SHIPPER, *words, "--connect"))
-                with peer.live(bench.tools, endpoint) as (child, feed):
-                    offer_lines(feed)
-                    settle(child.pid, QUIET_S, SETTLE_AT_MOST_S)
+                with shipper_that_waits(bench, endpoint, *words):
                     return memory_bytes(collector.pid, "VmHWM")
 
 

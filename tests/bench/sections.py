@@ -17,12 +17,12 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from tests.bench import report
 from tests.bench.inputs import Input
@@ -107,25 +107,39 @@ def throughput(bench: Bench) -> Section:
         ("--batch 500", peers.zmqpush_batch, peers.omczmq_tuned, 11.0),
         ("--batch 500", peers.zmqpush_batch, peers.by_hand_arrays, 0.5),
     ]
-    compared = {peer.name for _, *pair, _ in comparisons for peer in pair}
     rows, details = [], []
     for source in bench.inputs:
-        jobs = {
-            peer.name: partial(deliver_share, bench, peer, source)
-            for peer in peers
-            if peer.name in compared
-        }
-        taken = interleave(f"throughput, {source.name}", bench.runs, jobs)
-        rates = {name: median(run.rate for run in runs) for name, runs in taken.items()}
-        for what, ours, peer, times in comparisons:
-            figures = (rates[ours.name], peer.name, rates[peer.name])
-            rows.append(at_least(f"{source.name}: {what}", *figures, times, report.rate))
-        details += [f"{source.name}, {spread(name, runs)}" for name, runs in taken.items()]
+        named = [(f"{source.name}: {what}", *pair) for what, *pair in comparisons]
+        more_rows, more_details = compare(bench, "throughput", source, named)
+        rows += more_rows
+        details += more_details
     details.append(
         "Events a second as the sink saw them, from its first message to its last; "
         f"{bench.lines:,} lines, but for those named above with a share of them."
     )
     return Section("Throughput", rows, details)
+
+
+def compare(
+    bench: Bench, title: str, source: Input, comparisons: Sequence[Sequence[Any]]
+) -> tuple[list[Row], list[str]]:
+    """Rows and details: ours beside others, who ship an input to a sink that takes all it can get.
+
+    A comparison is what it is about, ours, the other, and how many times its rate ours must be at
+    least (None: it need not).
+    """
+    jobs = {
+        peer.name: partial(deliver_share, bench, peer, source)
+        for _, ours, other, _ in comparisons
+        for peer in (ours, other)
+    }
+    taken = interleave(f"{title}, {source.name}", bench.runs, jobs)
+    rates = {name: median(run.rate for run in runs) for name, runs in taken.items()}
+    rows = [
+        at_least(what, rates[ours.name], other.name, rates[other.name], times, report.rate)
+        for what, ours, other, times in comparisons
+    ]
+    return rows, [f"{source.name}, {spread(name, runs)}" for name, runs in taken.items()]
 
 
 def deliver_share(bench: Bench, peer: Peer, source: Input) -> Delivery:

@@ -9,7 +9,7 @@ from tests.bench import report
 from tests.bench.measure import interleave, median, sync_rate
 from tests.bench.peers import BATCH
 from tests.bench.report import Row, Section, at_least
-from tests.bench.sections import Bench, build_and_drain, deliver_share, spread
+from tests.bench.sections import Bench, build_and_drain, compare
 
 #: The backlog grows with --lines, to 500 MB for a million of them. It is built less often than
 #: the rest is done: what it is about differs little from run to run.
@@ -25,18 +25,7 @@ def throughput(bench: Bench) -> Section:
         ("one message a line", peers.spool, peers.zmqpush, 0.5),
         (f"--batch {BATCH}", peers.spool_batch, peers.zmqpush_batch, None),
     ]
-    jobs = {
-        peer.name: partial(deliver_share, bench, peer, source)
-        for _, ours, other, _ in comparisons
-        for peer in (ours, other)
-    }
-    taken = interleave("spool", bench.runs, jobs)
-    rates = {name: median(run.rate for run in runs) for name, runs in taken.items()}
-    rows = [
-        at_least(what, rates[ours.name], other.name, rates[other.name], times, report.rate)
-        for what, ours, other, times in comparisons
-    ]
-    details = [f"{source.name}, {spread(name, runs)}" for name, runs in taken.items()]
+    rows, details = compare(bench, "spool", source, comparisons)
     return Section("A spool", rows, [*details, disk_speed(bench)])
 
 

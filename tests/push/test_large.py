@@ -66,6 +66,17 @@ def test_stuck_collector_and_large_lines_take_little_memory(
     assert shipper.finish().processed == len(sent)
 
 
+def test_short_lines_with_a_large_field_are_large_messages(collect: Collect, ship: Ship) -> None:
+    collector = make_stuck(collect)
+    sent = numbered(200_000, 50)
+    shipper = ship("-c", collector.endpoint, "-f", "large=" + "x" * 100_000)
+    shipper.write(text(sent))
+    wait_until_asleep(shipper.pid, for_s=0.5)
+    assert highest_memory(shipper.pid) < 60e6
+    assert take(collector, len(sent)) == sent
+    assert shipper.finish().processed == len(sent)
+
+
 def test_who_waits_for_room_in_bytes_does_not_poll(collect: Collect, ship: Ship) -> None:
     collector = make_stuck(collect)
     sent = numbered(20_000_000, 100_000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE_S, wait_until
 from zmqlines.ack import Offer
 from zmqlines.sinks.contract import Trouble
-from zmqlines.sinks.redis_list import FULL_LIST_S, RedisList, records_key
+from zmqlines.sinks.redis_list import RedisList, records_key
 
 pytestmark = pytest.mark.long  # what is tested is no matter of the Python version
 
@@ -98,7 +97,7 @@ def test_a_full_list_holds_back_until_a_worker_takes_and_nothing_is_said(
     for event in numbered(2):
         sender.send(event)
         wait_until(lambda: puller.counters()[2] == 1, "it has the event in hand")
-        time.sleep(3 * FULL_LIST_S)
+        redis_server.wait_for_calls("llen", 3)  # it has looked three times
         assert puller.counters()[2] == 1
         assert redis_server.list() == [waiting]
         assert redis_server.client.blpop("logstash", DEADLINE_S) == (b"logstash", waiting)

@@ -21,11 +21,10 @@ from tests.sinks.helpers import check_sleeps
 from tests.support.ack import ALICE, OurShippers
 from tests.support.aliases import Ship
 from tests.support.net import free_endpoint
-from tests.support.proc import wait_until_acts_on, wait_until_asleep
+from tests.support.proc import wait_until_acts_on, wait_until_asleep, wait_until_woken
 from tests.support.pulling import LARGE, MEBIBYTE, Pull, Push, numbered, send, send_until_held_back
 from tests.support.waiting import DEADLINE_S, wait_until
 from zmqlines.ack import Offer
-from zmqlines.insisting import RETRY_S
 from zmqlines.sinks.file import Descriptor
 
 pytestmark = pytest.mark.once  # what is tested is no matter of the Python version
@@ -221,7 +220,9 @@ def test_a_full_stdout_is_said_once_and_holds_back(pull: Pull, push: Push) -> No
     push(puller.endpoint).send(b"{}")
     trouble = puller.wait_for_word("No space")
     assert trouble == "standard output: No space left on device; the senders have to wait"
-    time.sleep(1.2 * RETRY_S)
+    wait_until_asleep(puller.pid)
+    wait_until_woken(puller.pid, 1)  # it has tried again
+    wait_until_asleep(puller.pid)
     assert puller.said() == [trouble]
     assert puller.counters() == (0, 0, 1)
 

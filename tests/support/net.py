@@ -7,7 +7,10 @@ import os
 import socket
 import struct
 import termios
+from collections.abc import Iterator
 from pathlib import Path
+
+from tests.support.waiting import wait_until
 
 NOBODY = "tcp://127.0.0.1:9"  # discard: no collector is there
 
@@ -35,16 +38,38 @@ def untaken(sender: socket.socket) -> int:
     return int(struct.unpack("i", queued)[0])
 
 
+def established() -> Iterator[tuple[str, str, int, int]]:
+    """Both ends of each TCP connection, and the bytes that wait at the first to be sent, or read.
+
+    An end is as in proc(5): the address and the port in hexadecimal.
+    """
+    tables = [Path("/proc/net", name).read_text() for name in ("tcp", "tcp6")]
+    for row in "".join(tables).splitlines():
+        _, local, remote, state, queues, *_ = row.split()
+        if state == "01":
+            sent, _, received = queues.partition(":")
+            yield local, remote, int(sent, 16), int(received, 16)
+
+
 def kernel_holds(port: int) -> int:
     """Bytes on their way to that TCP port, in the buffers of both ends."""
     held = 0
-    tables = [Path("/proc/net", name).read_text() for name in ("tcp", "tcp6")]
-    for row in "".join(tables).splitlines():
-        if ":" not in row.split()[1]:
-            continue  # the heading
-        _, local, remote, state, queues, *_ = row.split()
-        sent, received = (int(queue, 16) for queue in queues.split(":"))
-        established = state == "01"
-        held += sent * (established and remote.endswith(f":{port:04X}"))
-        held += received * (established and local.endswith(f":{port:04X}"))
+    for local, remote, sent, received in established():
+        held += sent * remote.endswith(f":{port:04X}")
+        held += received * local.endswith(f":{port:04X}")
     return held
+
+
+def wait_for_connections(port: int, count: int) -> None:
+    """Wait until somebody has connected anew to that TCP port so many times."""
+
+    def clients() -> set[str]:
+        return {local for local, remote, *_ in established() if remote.endswith(f":{port:04X}")}
+
+    before, seen = clients(), set[str]()
+
+    def have_come() -> bool:
+        seen.update(clients() - before)
+        return len(seen) >= count
+
+    wait_until(have_come, f"{count} connections")

@@ -127,6 +127,19 @@ def wait_until_asleep(pid: int, for_s: float = 0.15) -> None:
     wait_until(slept, "asleep")
 
 
+def wait_until_woken(pid: int, times: int) -> None:
+    """Wait until the main thread has woken up so many times more."""
+    before = switches(pid)[pid]
+    wait_until(lambda: switches(pid)[pid] >= before + times, f"woken up {times} times")
+
+
+def cpu_s_in(pid: int, for_s: float) -> float:
+    """Processor time, of all its threads, that it uses in so many seconds."""
+    before = exact_cpu_s(pid)
+    time.sleep(for_s)
+    return exact_cpu_s(pid) - before
+
+
 def wait_until_at_rest(pid: int) -> None:
     """Wait until no thread of it wakes up any more."""
     wait_until(lambda: not wakeups(pid, 0.3)[1], "at rest")

@@ -66,6 +66,16 @@ class RedisServer:
             return bool(self.client.ping())
         return False
 
+    def wait_for_calls(self, command: str, times: int) -> None:
+        """Wait until it was told that command so many times more."""
+
+        def calls() -> int:
+            statistics = self.client.info("commandstats").get(f"cmdstat_{command}", {})
+            return int(statistics.get("calls", 0))
+
+        before = calls()
+        wait_until(lambda: calls() >= before + times, f"{command} {times} times")
+
     @property
     def pid(self) -> int:
         assert self._process
