@@ -227,6 +227,7 @@ class SpoolFile:
         except (OSError, sqlite3.Error):
             os.close(lock)
             raise
+        forget_state(path)  # which another told, who is gone
         file._is_adopted = True
         return file
 

@@ -43,6 +43,7 @@ class SpoolFolder:
         allow_open_files()
         self.own: SpoolFile | None = None
         self.files: list[SpoolFile] = []
+        self._will_tell = False
         try:
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
             refuse_strangers(self._directory, os.stat(self._directory), or_root=True)
@@ -57,7 +58,6 @@ class SpoolFolder:
         self.is_waiting = False  # for one of those, or for descriptors
         self._look_at = 0.0  # time.monotonic(), for files of others
         self._will_look = False  # though nothing else happens
-        self._will_tell = False
 
     def changed(self) -> None:
         """More waits, or less: others can see that in a moment."""
@@ -80,6 +80,7 @@ class SpoolFolder:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.own = SpoolFile.create(self._directory)
         self.files.append(self.own)
+        self.changed()
 
     def retire_own(self, until: int) -> None:
         """Our own file could not be synced: begin another for what comes after `until`."""

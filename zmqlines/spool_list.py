@@ -9,10 +9,13 @@ import time
 
 import zmqpush
 from zmqlines.spool_file import SpoolFile, reason
+from zmqlines.spool_folder import TELL_S
 from zmqlines.spool_state import State, read_state
 
 HEAD = ("HELD BY", "EVENTS", "BYTES", "OLDEST", "FILE")
 DAMAGED = SpoolFile.SUFFIX + ".damaged"
+PATIENCE_S = 4 * TELL_S
+LOOK_AGAIN_S = 0.02
 
 
 def check(options: argparse.Namespace) -> None:
@@ -54,19 +57,28 @@ def act_as_owner(directory: str) -> None:
 
 
 def look_at(path: str) -> tuple[str, State | None]:
-    """Who holds the file at `path`, and what waits there; "" and None where it has just gone."""
-    try:
-        file = SpoolFile.adopt(path)
-    except FileNotFoundError:
-        return "", None
-    except (OSError, sqlite3.Error) as error:
-        return f"nobody: {reason(error)}", None
-    if file:
-        state = file.state()
-        file.let_go()
-        return "nobody", state
-    told = read_state(path)
-    return f"pid {told.pid}" if told else "somebody", told
+    """Who holds the file at `path`, and what waits there; "" and None where it has just gone.
+
+    Who has just begun to hold it tells soon, or is only looking, too.
+    """
+    give_up_at = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            file = SpoolFile.adopt(path)
+        except FileNotFoundError:
+            return "", None
+        except (OSError, sqlite3.Error) as error:
+            return f"nobody: {reason(error)}", None
+        if file:
+            state = file.state()
+            file.let_go()
+            return "nobody", state
+        told = read_state(path)
+        if told:
+            return f"pid {told.pid}", told
+        if time.monotonic() > give_up_at:
+            return "somebody", None
+        time.sleep(LOOK_AGAIN_S)
 
 
 def in_words(state: State | None) -> tuple[str, str, str]:

@@ -51,7 +51,7 @@ def take(collector: Collector, count: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("options", KEPT.values(), ids=KEPT)
-@pytest.mark.parametrize(("total", "size"), [(100_000_000, 500_000), (40_000_000, 20_000)])
+@pytest.mark.parametrize(("total", "size"), [(80_000_000, 500_000), (30_000_000, 20_000)])
 def test_stuck_collector_and_large_lines_take_little_memory(
     total: int, size: int, options: list[str], collect: Collect, ship: Ship, tmp_path: Path
 ) -> None:

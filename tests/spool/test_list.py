@@ -26,7 +26,7 @@ from tests.support.lines import lines, text
 from tests.support.proc import wait_until_at_rest, wakeups
 from tests.support.programs import TOP, Result
 from tests.support.running import run_program
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_S, wait_until
 from zmqlines.spool_state import State, read_state
 
 pytestmark = pytest.mark.long
@@ -108,6 +108,21 @@ def test_files_that_were_taken_over_are_told_by_who_took_them(
     )
     shipper.stop()
     assert [row[:2] for row in listed(directory)] == [("nobody", "2"), ("nobody", "1")]
+
+
+def test_many_may_look_at_once(directory: Path, endpoint: str, ship: Ship) -> None:
+    """While one looks, it holds the file."""
+    leave_behind(ship, endpoint, directory, b"a\n")
+    command = [sys.executable, str(TOP / "zmqpush.py"), "--spool", str(directory), "--list"]
+    looking = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    for said in [process.communicate(timeout=DEADLINE_S)[0] for process in looking]:
+        assert said.splitlines()[1].startswith("nobody  ")
+
+
+def test_who_has_put_nothing_yet_is_told(directory: Path, endpoint: str, ship: Ship) -> None:
+    shipper = start_raw(ship, endpoint, directory)
+    wait_until(lambda: list(directory.glob("*.spool-wal")), "it has begun a file")
+    wait_until(lambda: listed(directory)[0][:2] == (f"pid {shipper.pid}", "0"), "it has told")
 
 
 def test_to_tell_others_wakes_nobody_who_has_nothing_to_do(

@@ -17,7 +17,7 @@ from tests.support.power import HOWS, answers, recorded, wait_until_whole
 pytestmark = pytest.mark.long
 
 COUNT = 60
-CUTS = 6  # of each kind
+CUTS = 4  # of each kind
 
 
 def messages() -> list[bytes]:
