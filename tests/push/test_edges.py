@@ -53,7 +53,9 @@ def test_writers_that_close_at_once_race_with_the_reader_and_none_is_missed(fifo
     async def read_all() -> bytes:
         data = b""
         while data.count(b"\n") < count:  # two writers in succession may look like one
-            reader = os.open(fifo, os.O_RDONLY)
+            # The last writer may have gone by now: to open it as usual would wait for another.
+            reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+            os.set_blocking(reader, True)
             os.dup2(reader, 0)
             os.close(reader)
             data += await asyncio.wait_for(read_to_the_end(), DEADLINE_S)
