@@ -7,7 +7,7 @@
 What must arrive, and how often, is said in `tests.chaos.judging`.
 
 The random choices are seeded; when exactly they strike is up to the machine. In `make test` chaos
-lasts half a minute for each store; `make chaos MINUTES=10` goes on for as long as one likes.
+lasts twenty seconds for each store; `make chaos MINUTES=10` goes on for as long as one likes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.chaos.happening import chaos_into
 from tests.chaos.victims import SEED
 from tests.support.keyring import Keyring
 
-MINUTES = float(os.environ.get("CHAOS_MINUTES") or 1)  # of chaos, half of them into each store
+MINUTES = float(os.environ.get("CHAOS_MINUTES") or 2 / 3)  # of chaos, half of them into each store
 
 
 @pytest.mark.long

@@ -216,7 +216,9 @@ def test_killed_it_repeats_what_its_connections_may_hold_and_no_more(
     empty = b'  {"message":"","type":"syslog","@pid":%d,"pad":"%b"}' % (shipper.pid, PAD.encode())
     least = connections * held(sndhwm, len(empty))
     assert least <= len(left) < least + 2 * connections * chunk
-    assert left == expected[len(expected) - len(left) :]
+    # In their order; of several connections, one may have been given its last ones earlier.
+    assert left == [line for line in expected if line in set(left)]
+    assert connections > 1 or left == expected[len(expected) - len(left) :]
     last = collect(endpoint)
     assert_delivered(start_draining(ship, endpoint, directory).finish(), len(left))
     assert last.texts(len(left)) == [line.decode() for line in left]
