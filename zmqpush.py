@@ -155,6 +155,7 @@ HANDSHAKE = 0x7800  # that one has succeeded, or failed, for whatever reason
 MISMATCH = zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
+MOST_CUTS = 3  # in the handshake, after which to come back more and more seldom
 SHIPPER_SIZE = 16  # bytes of the id that a process, or a file of a spool, has
 SHORTEST_INTERVAL_S = 0.001
 A_FEW_WAKES = 8  # by the source of standard input, after which it may be worth to let it gather
@@ -972,6 +973,7 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         self.ever_met = False
         self._held: Any = None  # by libzmq, of large messages
         self._large = LARGE - form.least_size  # bytes of a line that makes such
+        self._unmet: dict[str, int] = {}  # by endpoint, how often there was no handshake
         self._coming_back: set[str] = set()  # endpoints that are connected to anew after a while
         self._drained = asyncio.Event()
         self._closed = asyncio.Event()
@@ -1147,10 +1149,13 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
         if event.event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._met()
             self.misfits.pop(event.endpoint, None)
+            self._unmet.pop(event.endpoint, None)
             for _, old_enough in self.connections.values():
                 old_enough.cancel()
         elif event.event == zmq.EVENT_DISCONNECTED:
             _, old_enough = self.connections.pop(event.value)
+            if not (old_enough.cancelled() or self._curve):
+                self._cut_off(event.endpoint)
             old_enough.cancel()
             if not self.connections:
                 self.on_change(False)
@@ -1169,14 +1174,25 @@ class Link(aiozmq.ZmqProtocol):  # type: ignore[misc]
             old_enough = self._loop.call_later(HANDSHAKE_S, self._met)
             self.connections[event.value] = (event.endpoint, old_enough)
         elif event.value == MISMATCH and event.endpoint in self._connected:
-            if not self._curve and event.endpoint not in self.misfits:
-                say(f"{event.endpoint} is no plain collector: does it want CURVE (--curve-key)?")
-            self.misfits[event.endpoint] = min(2 * self.misfits.get(event.endpoint, 1.0), 60.0)
+            self._does_not_fit(event.endpoint, min(2 * self.misfits.get(event.endpoint, 1.0), 60.0))
 
     def _met(self) -> None:
         self.ever_met = True
         self.met_collector.set()
         self.on_change(True)
+
+    def _cut_off(self, endpoint: str) -> None:
+        """A connection has ended before its handshake; libzmq does not always see why."""
+        self._unmet[endpoint] = times = self._unmet.get(endpoint, 0) + 1
+        keeps_nothing = self._immediate or not self.ever_met  # in libzmq, for who is not there
+        if times >= MOST_CUTS and keeps_nothing and endpoint in self._connected:
+            pause_s = min(2.0 ** (times - MOST_CUTS + 1), 16.0)
+            self._does_not_fit(endpoint, max(self.misfits.get(endpoint, 0.0), pause_s))
+
+    def _does_not_fit(self, endpoint: str, pause_s: float) -> None:
+        if not self._curve and endpoint not in self.misfits:
+            say(f"{endpoint} is no plain collector: another socket, or one with CURVE?")
+        self.misfits[endpoint] = pause_s
 
     def _come_back(self, endpoint: str, after_s: float) -> None:
         if endpoint not in self._coming_back:

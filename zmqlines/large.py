@@ -18,7 +18,7 @@ import zmq
 
 from zmqlines.descriptors import free_descriptors
 
-MOST_HELD = 6 * 1024 * 1024  # bytes; with what no mark stands for yet, 8 MB
+MOST_HELD = 4 * 1024 * 1024  # bytes; with what no mark stands for yet, 6 MB
 MARK_EVERY = 1024 * 1024  # bytes, on average
 OPEN_FILES = 16  # that pyzmq needs to hear of what libzmq has let go
 

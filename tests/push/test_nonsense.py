@@ -208,3 +208,16 @@ def test_collector_that_answers_is_not_listened_to(handmade: HandmadePull, ship:
     result = shipper.finish(text(expected))
     assert handmade.receive_all() == expected
     assert (result.status, result.processed, result.stderr) == (0, 3000, "")
+
+
+def test_who_cuts_us_off_at_once_is_tried_more_and_more_seldom(ship: Ship) -> None:
+    """Collectors with CURVE may do so, too; it must cost them next to nothing."""
+    server = Nonsense("127.0.0.1", close_at_once)
+    try:
+        shipper = ship("-c", server.endpoint)
+        assert "is no plain collector" in shipper.read_stderr_line()
+        before = server.connections
+        wakeups(shipper.pid, 8.0)
+        assert server.connections - before <= 3  # after 2, 4 and 8 s
+    finally:
+        server.close()

@@ -70,6 +70,9 @@ def test_a_collector_that_goes_is_told(
 def test_a_peer_that_takes_nothing_is_no_collector(ship: Ship, pub: str) -> None:
     """Its connections come and go: that is no reason to wait for longer."""
     shipper = ship("-c", pub)
+    assert shipper.read_stderr_line().endswith(
+        f"{pub} is no plain collector: another socket, or one with CURVE?\n"
+    )
     assert told(shipper) == f"no collector at {pub}; 0 messages wait"
 
 
